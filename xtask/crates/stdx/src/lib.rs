@@ -1,0 +1,11 @@
+//! What every other crate stands on: content digests, canonical JSON, commands as values, and file operations whose
+//! errors name the path. It knows nothing of Cargo, images or deployments.
+
+mod cmd;
+mod digest;
+pub mod fs;
+pub mod json;
+pub mod yaml;
+
+pub use cmd::Cmd;
+pub use digest::{Digest, DigestWriter, ParseDigestError};
