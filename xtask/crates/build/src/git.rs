@@ -1,0 +1,98 @@
+//! Where the source stands.
+
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use serde::{Deserialize, Serialize};
+use stdx::Cmd;
+
+/// The commit that the work tree is at.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GitState {
+    /// Full commit id.
+    pub revision: String,
+    /// Whether the work tree holds changes or files that the commit does not, ignored ones apart.
+    pub dirty: bool,
+    /// The commit's own time, in seconds since 1970.
+    pub commit_time: i64,
+}
+
+impl GitState {
+    /// The state of the checkout that `root` is in; `None` where there is no git, no repository or no commit.
+    pub fn load(root: &Path) -> Result<Option<GitState>> {
+        let git = || Cmd::new("git").cwd(root).env("GIT_OPTIONAL_LOCKS", "0");
+        let status = git().args(["status", "--porcelain=v2", "--branch", "--untracked-files=normal"]);
+        let Ok(status) = status.read() else { return Ok(None) };
+        let Some(revision) = status.lines().find_map(|line| line.strip_prefix("# branch.oid ")) else {
+            return Ok(None);
+        };
+        if revision == "(initial)" {
+            return Ok(None);
+        }
+        let dirty = status.lines().any(|line| !line.starts_with('#'));
+        let time = git().args(["show", "--no-patch", "--format=%ct", revision]).read()?;
+        let commit_time =
+            time.trim().parse().with_context(|| format!("git gives the commit time `{time}`"))?;
+        Ok(Some(GitState { revision: revision.to_owned(), dirty, commit_time }))
+    }
+
+    /// The commit id, marked where the work tree differs from it.
+    pub fn label(&self) -> String {
+        if self.dirty { format!("{}-dirty", self.revision) } else { self.revision.clone() }
+    }
+}
+
+/// A time in seconds since 1970 as RFC 3339 text in UTC.
+///
+/// Source: Howard Hinnant, "chrono-Compatible Low-Level Date Algorithms", `civil_from_days`.
+pub(crate) fn rfc3339(seconds: i64) -> String {
+    let (days, of_day) = (seconds.div_euclid(86_400), seconds.rem_euclid(86_400));
+    let shifted = days + 719_468;
+    let era = shifted.div_euclid(146_097);
+    let day_of_era = shifted.rem_euclid(146_097);
+    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let shifted_month = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * shifted_month + 2) / 5 + 1;
+    let month = if shifted_month < 10 { shifted_month + 3 } else { shifted_month - 9 };
+    let year = year_of_era + era * 400 + i64::from(month <= 2);
+    let (hour, minute, second) = (of_day / 3_600, of_day / 60 % 60, of_day % 60);
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_as_date_prints_them() {
+        for (seconds, expected) in [
+            (0, "1970-01-01T00:00:00Z"),
+            (951_782_399, "2000-02-28T23:59:59Z"),
+            (951_782_400, "2000-02-29T00:00:00Z"),
+            (1_709_251_199, "2024-02-29T23:59:59Z"),
+            (4_102_444_800, "2100-01-01T00:00:00Z"),
+        ] {
+            assert_eq!(rfc3339(seconds), expected);
+        }
+    }
+
+    #[test]
+    fn a_repository_is_described_and_its_absence_is_no_error() {
+        let folder = tempfile::tempdir().unwrap();
+        assert_eq!(GitState::load(folder.path()).unwrap(), None);
+        let git = |args: &[&str]| {
+            let identity = ["-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false"];
+            let cmd = Cmd::new("git").args(identity).args(args).cwd(folder.path());
+            cmd.env("GIT_COMMITTER_DATE", "1700000000 +0500").read().unwrap()
+        };
+        git(&["init", "--quiet"]);
+        assert_eq!(GitState::load(folder.path()).unwrap(), None);
+        git(&["commit", "--quiet", "--allow-empty", "-m", "x"]);
+        let state = GitState::load(folder.path()).unwrap().unwrap();
+        assert_eq!((state.commit_time, state.dirty, state.revision.len()), (1_700_000_000, false, 40));
+        std::fs::write(folder.path().join("new"), "").unwrap();
+        let state = GitState::load(folder.path()).unwrap().unwrap();
+        assert!(state.dirty && state.label().ends_with("-dirty"));
+    }
+}

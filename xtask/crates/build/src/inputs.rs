@@ -1,0 +1,161 @@
+//! Which files and variables a build depends on: those that are known before Cargo runs, and those that compilers and build
+//! scripts declared while it ran.
+//!
+//! Source: the Cargo book, "Build Cache" (dep-info files) and "Build Scripts" (`rerun-if-*`).
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+use workspace::{CargoConfig, Settings};
+
+use crate::fresh::{Sources, walk};
+use crate::plan::Plan;
+use crate::toolchain::Toolchain;
+
+/// Variables whose names begin so reach Cargo, compilers or linkers.
+const PREFIXES: [&str; 9] =
+    ["CARGO", "RUST", "CC", "CXX", "CFLAGS", "CXXFLAGS", "LDFLAGS", "AR", "PKG_CONFIG"];
+/// What Cargo tells this program about itself, and what changes no bits.
+const IRRELEVANT: [&str; 8] = [
+    "CARGO_PKG_",
+    "CARGO_MANIFEST_",
+    "CARGO_BIN_NAME",
+    "CARGO_TERM_",
+    "RUST_RECURSION_COUNT",
+    "RUST_BACKTRACE",
+    "RUST_LOG",
+    "CARGO_MAKEFLAGS",
+];
+
+/// Files and variables declared while a build ran.
+#[derive(Debug, Default)]
+pub(crate) struct Observed {
+    pub(crate) files: BTreeSet<PathBuf>,
+    pub(crate) env: BTreeSet<String>,
+}
+
+/// What matters whatever the services are: manifests and configuration from the root upwards, the toolchain, this program.
+pub(crate) fn known(root: &Path, cargo: &CargoConfig, toolchain: &Toolchain) -> Sources {
+    let mut files = BTreeSet::new();
+    for name in ["Cargo.toml", "Cargo.lock", Settings::FILE] {
+        files.insert(root.join(name));
+    }
+    for folder in root.ancestors() {
+        for name in [".cargo/config.toml", ".cargo/config", "rust-toolchain.toml", "rust-toolchain"] {
+            files.insert(folder.join(name));
+        }
+    }
+    files.extend(["config.toml", "config"].map(|name| cargo.cargo_home.join(name)));
+    files.insert(toolchain.sysroot.join("bin/rustc"));
+    files.extend(std::env::current_exe());
+    let mut env: BTreeSet<String> =
+        ["PATH", "SOURCE_DATE_EPOCH", "RUSTFLAGS", "CARGO_ENCODED_RUSTFLAGS"].map(str::to_owned).into();
+    let relevant = |name: &String| {
+        PREFIXES.iter().any(|prefix| name.starts_with(prefix))
+            && !IRRELEVANT.iter().any(|prefix| name.starts_with(prefix))
+    };
+    env.extend(std::env::vars_os().filter_map(|(name, _)| name.into_string().ok()).filter(relevant));
+    Sources { folders: BTreeSet::new(), files, env, request: String::new() }
+}
+
+/// What compilers and build scripts declared. `members` are folders and names of local packages. Files of registries and of
+/// the toolchain are left out: the lock file and the compiler stand for them.
+pub(crate) fn observed(plan: &Plan, cargo: &CargoConfig, members: &[(PathBuf, String)]) -> Result<Observed> {
+    let mut observed = Observed::default();
+    for service in &plan.services {
+        let dep_info = service.binary_path.with_extension("d");
+        if let Some(bytes) = stdx::fs::read_if_exists(&dep_info)? {
+            observed.files.extend(dep_info_files(&String::from_utf8_lossy(&bytes)));
+        }
+    }
+    for folder in [plan.build_dir.join(&plan.profile), plan.build_dir.join(&plan.target).join(&plan.profile)]
+    {
+        for dep_info in list(&folder.join("deps"))
+            .into_iter()
+            .filter(|path| path.extension().is_some_and(|end| end == "d"))
+        {
+            observed.env.extend(dep_info_env(&String::from_utf8_lossy(&stdx::fs::read(&dep_info)?)));
+        }
+        for script in list(&folder.join("build")) {
+            if let Some(output) = stdx::fs::read_if_exists(&script.join("output"))? {
+                observed.add_script(&String::from_utf8_lossy(&output), package_folder(&script, members));
+            }
+        }
+    }
+    let ours = |path: &PathBuf| !path.starts_with(&cargo.cargo_home) && !path.starts_with(&plan.build_dir);
+    observed.files.retain(ours);
+    observed.env.retain(|name| !IRRELEVANT.iter().any(|prefix| name.starts_with(prefix)));
+    Ok(observed)
+}
+
+impl Observed {
+    fn add_script(&mut self, output: &str, package: Option<&Path>) {
+        for line in output.lines() {
+            let Some(line) = line.strip_prefix("cargo::").or_else(|| line.strip_prefix("cargo:")) else {
+                continue;
+            };
+            if let Some(name) = line.strip_prefix("rerun-if-env-changed=") {
+                self.env.insert(name.to_owned());
+            }
+            if let (Some(path), Some(package)) = (line.strip_prefix("rerun-if-changed="), package) {
+                let path = package.join(path);
+                if path.is_dir() {
+                    // A folder that cannot be listed any more counts as changed by its own absence.
+                    walk(&path, &mut self.files).ok();
+                }
+                self.files.insert(path);
+            }
+        }
+    }
+}
+
+/// The local package that a build script's output folder (`<name>-<hash>`) belongs to.
+fn package_folder<'a>(script: &Path, members: &'a [(PathBuf, String)]) -> Option<&'a Path> {
+    let name = script.file_name()?.to_str()?.rsplit_once('-')?.0;
+    members.iter().find(|(_, member)| member == name).map(|(folder, _)| folder.as_path())
+}
+
+fn list(folder: &Path) -> Vec<PathBuf> {
+    fs::read_dir(folder).into_iter().flatten().filter_map(|entry| Some(entry.ok()?.path())).collect()
+}
+
+/// The prerequisites of the first rule of a dep-info file; spaces inside names are escaped by a backslash.
+fn dep_info_files(text: &str) -> BTreeSet<PathBuf> {
+    let rule =
+        text.lines().find_map(|line| line.split_once(": ")).map_or("", |(_, prerequisites)| prerequisites);
+    let unescaped = rule.replace("\\ ", "\0");
+    unescaped.split_whitespace().map(|name| PathBuf::from(name.replace('\0', " "))).collect()
+}
+
+/// The variables that a dep-info file says were read at compile time.
+fn dep_info_env(text: &str) -> impl Iterator<Item = String> {
+    let names = text.lines().filter_map(|line| line.strip_prefix("# env-dep:"));
+    names.filter_map(|dep| dep.split('=').next()).map(str::to_owned)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dep_info_is_read_as_cargo_writes_it() {
+        let text = "/t/api: /w/a.rs /w/with\\ space.sql\n\n/w/a.rs:\n# env-dep:API_KEY=1\n# env-dep:UNSET\n";
+        let files: Vec<_> = dep_info_files(text).into_iter().collect();
+        assert_eq!(files, [PathBuf::from("/w/a.rs"), PathBuf::from("/w/with space.sql")]);
+        assert_eq!(dep_info_env(text).collect::<Vec<_>>(), ["API_KEY", "UNSET"]);
+    }
+
+    #[test]
+    fn build_scripts_declare_files_and_variables_in_both_spellings() {
+        let mut observed = Observed::default();
+        let output = "cargo:rerun-if-env-changed=A\ncargo::rerun-if-env-changed=B\ncargo::rerun-if-changed=../proto/x\nnoise\n";
+        observed.add_script(output, Some(Path::new("/w/services/api")));
+        assert_eq!(observed.env.into_iter().collect::<Vec<_>>(), ["A", "B"]);
+        assert_eq!(
+            observed.files.into_iter().collect::<Vec<_>>(),
+            [PathBuf::from("/w/services/api/../proto/x")]
+        );
+    }
+}

@@ -1,0 +1,162 @@
+//! The leak gate: no path of the building machine may be in a binary. One that is there makes the same source give other
+//! bits elsewhere, and tells strangers where things lie.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use memchr::memmem::Finder;
+
+use crate::flags::Remap;
+
+/// How much is searched at a time.
+const CHUNK: usize = 1 << 20;
+/// Chunks overlap by this much: longer than any path worth showing.
+const OVERLAP: usize = 1 << 10;
+/// How many leaks are worth showing.
+const MOST: usize = 5;
+
+/// A path of the building machine inside a binary.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Leak {
+    /// The path, as far as it can be told from what stands beside it.
+    pub path: String,
+    /// The package whose code carries it, where the path tells.
+    pub package: Option<String>,
+}
+
+/// A folder to look for.
+struct Needle {
+    text: Vec<u8>,
+    /// A folder directly below `/` has a short name that may stand inside another path by chance.
+    is_short: bool,
+}
+
+/// Searches the binary for the paths that should have been replaced, and for `home`.
+pub(crate) fn leaks(
+    binary: &Path,
+    remaps: &[Remap],
+    home: Option<&Path>,
+    members: &[(PathBuf, String)],
+) -> Result<BTreeSet<Leak>> {
+    let mut folders: BTreeSet<&Path> = remaps.iter().map(|remap| remap.from.as_path()).collect();
+    folders.extend(home);
+    let needles: Vec<Needle> = folders.into_iter().filter_map(needle).collect();
+    let mut file = stdx::fs::open(binary)?;
+    let mut found = BTreeSet::new();
+    let mut window: Vec<u8> = Vec::new();
+    loop {
+        let kept = window.len();
+        let read = file.by_ref().take(CHUNK as u64).read_to_end(&mut window);
+        if read.with_context(|| format!("cannot read {}", binary.display()))? == 0 || found.len() >= MOST {
+            return Ok(found);
+        }
+        for needle in &needles {
+            find(&window, needle, members, &mut found);
+        }
+        debug_assert!(window.len() >= kept);
+        window.drain(..window.len().saturating_sub(OVERLAP));
+    }
+}
+
+fn needle(folder: &Path) -> Option<Needle> {
+    let depth = folder.components().count() - 1;
+    let text = format!("{}/", folder.to_str()?.trim_end_matches('/')).into_bytes();
+    (depth > 0).then_some(Needle { text, is_short: depth == 1 })
+}
+
+fn find(window: &[u8], needle: &Needle, members: &[(PathBuf, String)], found: &mut BTreeSet<Leak>) {
+    for at in Finder::new(&needle.text).find_iter(window) {
+        let inside_a_path = at > 0 && is_path_byte(window[at - 1]);
+        if needle.is_short && inside_a_path {
+            continue;
+        }
+        let end = window[at..]
+            .iter()
+            .position(|byte| !is_path_byte(*byte))
+            .map_or(window.len(), |length| at + length);
+        let path = String::from_utf8_lossy(&window[at..end]).into_owned();
+        let package = package(&path, members);
+        found.insert(Leak { path, package });
+        if found.len() >= MOST {
+            return;
+        }
+    }
+}
+
+fn is_path_byte(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"/._-+@".contains(&byte)
+}
+
+/// The package that a path belongs to: by the folder of a build script's output, of a registry, or of a workspace member.
+fn package(path: &str, members: &[(PathBuf, String)]) -> Option<String> {
+    let after = |marker: &str| path.split_once(marker).map(|(_, rest)| rest);
+    if let Some(rest) = after("/build/") {
+        // `<name>-<hash>/out`
+        let folder = rest.split('/').next()?;
+        return Some(folder.rsplit_once('-').map_or(folder, |(name, _)| name).to_owned());
+    }
+    if let Some(rest) = after("/registry/src/") {
+        return rest.split('/').nth(1).map(str::to_owned);
+    }
+    let holds = members.iter().filter(|(folder, _)| Path::new(path).starts_with(folder));
+    holds.max_by_key(|(folder, _)| folder.components().count()).map(|(_, name)| name.clone())
+}
+
+impl fmt::Display for Leak {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.package {
+            Some(package) => write!(f, "{} (from the package {package})", self.path),
+            None => write!(f, "{}", self.path),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(content: &[u8], expected: &[(&str, Option<&str>)]) {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), content).unwrap();
+        let remap = |from: &str| Remap { from: from.into(), to: "/x".into() };
+        let remaps =
+            [remap("/home/u/ws"), remap("/home/u/ws/target"), remap("/home/u/.cargo"), remap("/src")];
+        let members =
+            [("/home/u/ws".into(), "root".to_owned()), ("/home/u/ws/services/api".into(), "api".to_owned())];
+        let found = leaks(file.path(), &remaps, Some(Path::new("/home/u")), &members).unwrap();
+        let leak = |(path, package): &(&str, Option<&str>)| Leak {
+            path: (*path).into(),
+            package: package.map(str::to_owned),
+        };
+        assert_eq!(found.into_iter().collect::<Vec<_>>(), expected.iter().map(leak).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn the_carrier_is_named_where_the_path_tells() {
+        check(
+            b"..\0/home/u/ws/services/api/data.txt\0",
+            &[("/home/u/ws/services/api/data.txt", Some("api"))],
+        );
+        let cargo = "/home/u/.cargo/registry/src/index-1/libz-1.2.3/z.c";
+        check(cargo.as_bytes(), &[(cargo, Some("libz-1.2.3"))]);
+        let out = "/home/u/ws/target/release/build/my-sys-0123abcd/out/gen.rs";
+        check(format!("{out} ").as_bytes(), &[(out, Some("my-sys"))]);
+        check(b"/home/u/notes:", &[("/home/u/notes", None)]);
+    }
+
+    #[test]
+    fn clean_bytes_pass_and_short_names_need_a_boundary() {
+        check(b"/workspace/a /cargo/registry/src/serde-1/src/lib.rs /rustc/c0ffee/library/src/x", &[]);
+        check(b"see \"/src/main.rs\"", &[("/src/main.rs", None)]);
+    }
+
+    #[test]
+    fn a_path_across_two_chunks_is_found() {
+        let mut content = vec![0; CHUNK - 7];
+        content.extend_from_slice(b"/home/u/ws/x\0");
+        check(&content, &[("/home/u/ws/x", Some("root"))]);
+    }
+}

@@ -1,0 +1,26 @@
+//! From a workspace to images: load the facts, plan as data, run the plan. One cargo invocation compiles all selected
+//! services with flags that keep this machine out of the bits; each binary is then checked and packed. The crate knows nothing
+//! of deployments, and of services no more than the workspace says.
+//!
+//! Invariant: what is reported as unchanged was compared by content with what was built, never trusted by file times alone.
+
+mod compile;
+mod elf;
+mod event;
+mod flags;
+mod fresh;
+mod git;
+mod inputs;
+mod leak;
+mod pack;
+mod plan;
+mod run;
+mod sbom;
+mod store;
+mod toolchain;
+
+pub use event::{Event, Reporter};
+pub use git::GitState;
+pub use leak::Leak;
+pub use plan::{Plan, ServicePlan};
+pub use run::{BuildError, BuiltLayer, BuiltService, Loaded, Report, Session};

@@ -1,0 +1,236 @@
+//! The plan of a build: everything that will be done, as data. Making it runs nothing.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use cargo_metadata::Package;
+use oci::{HealthCheck, ImageSpec};
+use serde::Serialize;
+use stdx::Cmd;
+use workspace::{CargoConfig, Service, Workspace};
+
+use crate::flags::{self, Remap};
+use crate::git::{self, GitState};
+use crate::toolchain::Toolchain;
+
+/// What a build will do.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Plan {
+    /// Folder of the workspace.
+    pub root: PathBuf,
+    /// Target triple.
+    pub target: String,
+    /// Cargo profile.
+    pub profile: String,
+    /// Cargo's own output, apart from every other build of the workspace.
+    pub build_dir: PathBuf,
+    /// Arguments of the one cargo invocation.
+    pub cargo_args: Vec<String>,
+    /// Variables that the invocation gets (`Some`) or must not see (`None`), apart from those it inherits.
+    pub env: BTreeMap<String, Option<String>>,
+    /// Where the source stands.
+    pub git: Option<GitState>,
+    /// The images, by name of the service.
+    pub services: Vec<ServicePlan>,
+    /// Paths of this machine that no binary may hold.
+    #[serde(skip)]
+    pub(crate) remaps: Vec<Remap>,
+}
+
+/// What will be in one image.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ServicePlan {
+    /// Name of the service.
+    pub name: String,
+    /// Version of its package.
+    pub version: String,
+    /// Folder of its package.
+    pub folder: PathBuf,
+    /// Binary target.
+    pub binary: String,
+    /// Where Cargo will put the binary.
+    pub binary_path: PathBuf,
+    /// Files and folders that are copied, and where to.
+    pub assets: Vec<(PathBuf, String)>,
+    /// User and group id.
+    pub user: u32,
+    /// The image without its layers.
+    #[serde(skip)]
+    pub(crate) image: ImageSpec,
+    #[serde(skip)]
+    pub(crate) package: cargo_metadata::PackageId,
+}
+
+pub(crate) struct Facts<'a> {
+    pub(crate) workspace: &'a Workspace,
+    pub(crate) cargo: &'a CargoConfig,
+    pub(crate) toolchain: &'a Toolchain,
+    pub(crate) git: Option<&'a GitState>,
+    pub(crate) lock: &'a [u8],
+    pub(crate) build_dir: &'a Path,
+    /// Looks a variable of this process up.
+    pub(crate) env: &'a dyn Fn(&str) -> Option<String>,
+}
+
+/// Plans the images of `selected`.
+pub(crate) fn plan(facts: &Facts<'_>, selected: &[&Service]) -> Result<Plan> {
+    let Facts { workspace, cargo, .. } = facts;
+    let profile = workspace.settings.build.profile.clone();
+    let remaps = flags::remaps(&workspace.root, cargo, facts.build_dir, facts.toolchain, &workspace.metadata);
+    let rustflags = flags::rustflags(cargo, facts.toolchain, &remaps)?;
+    Ok(Plan {
+        root: workspace.root.clone(),
+        target: cargo.target.clone(),
+        build_dir: facts.build_dir.to_owned(),
+        cargo_args: cargo_args(workspace, cargo, facts.build_dir, selected),
+        env: flags::environment(cargo, &profile, facts.lock, &rustflags, &remaps, facts.env),
+        git: facts.git.cloned(),
+        services: selected.iter().map(|service| service_plan(facts, service)).collect::<Result<_>>()?,
+        profile,
+        remaps,
+    })
+}
+
+/// The set of services is closed: features are resolved for all of them, whichever binaries are asked for, so that building
+/// one gives the bits that building all gives.
+fn cargo_args(
+    workspace: &Workspace,
+    cargo: &CargoConfig,
+    build_dir: &Path,
+    selected: &[&Service],
+) -> Vec<String> {
+    let mut args: Vec<String> = ["build", "--locked", "--quiet", "--message-format=json-render-diagnostics"]
+        .map(str::to_owned)
+        .into();
+    args.extend([
+        format!("--profile={}", workspace.settings.build.profile),
+        format!("--target={}", cargo.target),
+    ]);
+    args.push(format!("--target-dir={}", build_dir.display()));
+    args.extend(workspace.services.keys().map(|name| format!("--package={name}")));
+    args.extend(selected.iter().map(|service| format!("--bin={}", service.binary)));
+    args
+}
+
+fn service_plan(facts: &Facts<'_>, service: &Service) -> Result<ServicePlan> {
+    let package = facts.workspace.package(service);
+    let profile = &facts.workspace.settings.build.profile;
+    let binary_path = facts.build_dir.join(&facts.cargo.target).join(profile).join(&service.binary);
+    let assets = &service.config.image.assets;
+    Ok(ServicePlan {
+        name: service.name.clone(),
+        version: package.version.to_string(),
+        folder: service.folder.clone(),
+        binary: service.binary.clone(),
+        binary_path,
+        assets: assets.iter().map(|asset| (service.folder.join(&asset.from), asset.to.clone())).collect(),
+        user: service.config.image.user,
+        image: image(facts, service, package)?,
+        package: service.package.clone(),
+    })
+}
+
+fn image(facts: &Facts<'_>, service: &Service, package: &Package) -> Result<ImageSpec> {
+    let config = &service.config;
+    let program = program(&service.binary);
+    let mut entrypoint = vec![program.clone()];
+    entrypoint.extend(config.image.args.iter().cloned());
+    let mut env = BTreeMap::from([("SSL_CERT_FILE".to_owned(), base::CA_BUNDLE.to_owned())]);
+    env.extend(config.image.env.clone());
+    if let Some(http) = &config.http {
+        env.entry(http.port_env.clone()).or_insert_with(|| http.port.to_string());
+    }
+    for volume in &config.volumes {
+        if let Some(name) = &volume.path_env {
+            env.entry(name.clone()).or_insert_with(|| volume.path.clone());
+        }
+    }
+    let check = config.health.as_ref().filter(|health| !health.command.is_empty());
+    Ok(ImageSpec {
+        architecture: architecture(&facts.cargo.target)?.to_owned(),
+        created: created(facts),
+        layers: vec![],
+        entrypoint,
+        env,
+        user: format!("{0}:{0}", config.image.user),
+        working_dir: "/".to_owned(),
+        exposed_ports: config.http.iter().map(|http| http.port).collect(),
+        volumes: config.volumes.iter().map(|volume| volume.path.clone()).collect(),
+        stop_signal: config.stop.signal.clone(),
+        health_check: check.map(|health| HealthCheck {
+            command: [program].into_iter().chain(health.command.iter().cloned()).collect(),
+            interval_ms: DOCKER_CHECK_INTERVAL_MS,
+            timeout_ms: health.timeout_ms,
+            start_period_ms: health.start_timeout_ms,
+            retries: config.health.as_ref().map_or(1, |health| health.healthy_threshold),
+        }),
+        labels: labels(facts, service, package),
+    })
+}
+
+/// An engine starts a process for each check, so it checks less often than a deployment, which only opens a connection.
+const DOCKER_CHECK_INTERVAL_MS: u64 = 10_000;
+
+/// Where the binary lies inside the image.
+pub(crate) fn program(binary: &str) -> String {
+    format!("/app/{binary}")
+}
+
+/// The commit's time, or what the user fixed, or 1970: never this machine's clock.
+fn created(facts: &Facts<'_>) -> String {
+    let fixed = (facts.env)("SOURCE_DATE_EPOCH").and_then(|text| text.parse().ok());
+    git::rfc3339(fixed.or(facts.git.map(|git| git.commit_time)).unwrap_or(0))
+}
+
+/// Source: OCI image-spec, "Pre-Defined Annotation Keys".
+fn labels(facts: &Facts<'_>, service: &Service, package: &Package) -> BTreeMap<String, String> {
+    let description = service.config.description.clone().or_else(|| package.description.clone());
+    let authors = (!package.authors.is_empty()).then(|| package.authors.join(", "));
+    let values = [
+        ("title", Some(service.name.clone())),
+        ("description", description),
+        ("version", Some(package.version.to_string())),
+        ("licenses", package.license.clone()),
+        ("source", package.repository.clone()),
+        ("url", package.homepage.clone()),
+        ("documentation", package.documentation.clone()),
+        ("authors", authors),
+        ("vendor", facts.workspace.settings.image.vendor.clone()),
+        ("revision", facts.git.map(GitState::label)),
+        ("created", Some(created(facts))),
+    ];
+    let named = values
+        .into_iter()
+        .filter_map(|(name, value)| Some((format!("org.opencontainers.image.{name}"), value?)));
+    named.collect()
+}
+
+/// The processor of a target triple, in Go's words.
+fn architecture(target: &str) -> Result<&'static str> {
+    let known = [
+        ("x86_64", "amd64"),
+        ("aarch64", "arm64"),
+        ("riscv64gc", "riscv64"),
+        ("powerpc64le", "ppc64le"),
+        ("s390x", "s390x"),
+    ];
+    let processor = target.split('-').next().unwrap_or_default();
+    let found = known.iter().find(|(rust, _)| *rust == processor).map(|(_, go)| *go);
+    found.with_context(|| format!("images for the target {target} are not supported"))
+}
+
+impl Plan {
+    /// The one cargo invocation.
+    pub fn command(&self) -> Cmd {
+        let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+        let mut cmd = Cmd::new(cargo).args(&self.cargo_args).cwd(&self.root);
+        for (name, value) in &self.env {
+            cmd = match value {
+                Some(value) => cmd.env(name, value),
+                None => cmd.env_remove(name),
+            };
+        }
+        cmd
+    }
+}

@@ -1,0 +1,101 @@
+//! `slipway.yaml` at the workspace root: what holds for all services. Every key is optional.
+
+use std::path::Path;
+
+use anyhow::Result;
+use serde::Deserialize;
+use stdx::yaml::{self, File};
+
+/// Settings of the whole workspace.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Settings {
+    /// How binaries are compiled.
+    pub build: BuildSettings,
+    /// What all images have in common.
+    pub image: ImageSettings,
+}
+
+/// How binaries are compiled.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct BuildSettings {
+    /// Cargo profile.
+    pub profile: String,
+    /// Target triple; this machine's processor with glibc where `None`.
+    pub target: Option<String>,
+}
+
+/// What all images have in common.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ImageSettings {
+    /// Put before the service's name to make the image's name, for instance `registry.example.com/team/`.
+    pub prefix: String,
+    /// Who distributes the images.
+    pub vendor: Option<String>,
+}
+
+impl Default for BuildSettings {
+    fn default() -> BuildSettings {
+        BuildSettings { profile: "release".to_owned(), target: None }
+    }
+}
+
+impl Settings {
+    /// The name of the file, at the workspace root.
+    pub const FILE: &'static str = "slipway.yaml";
+
+    /// Reads the settings of the workspace at `root`; defaults where the file is missing.
+    pub fn load(root: &Path) -> Result<Settings> {
+        let Some(file) = File::read_if_exists(&root.join(Settings::FILE))? else {
+            return Ok(Settings::default());
+        };
+        let settings: Settings = file.parse()?;
+        yaml::refuse_if_any(&settings.problems(&file))?;
+        Ok(settings)
+    }
+
+    fn problems(&self, file: &File) -> Vec<yaml::Problem> {
+        let mut problems = Vec::new();
+        let profile = &self.build.profile;
+        if profile.is_empty() || profile == "dev" || profile == "test" {
+            let message =
+                format!("`{profile}` is not a profile to ship; name `release` or one that inherits from it");
+            problems.push(file.problem(&["build", "profile"], message));
+        }
+        let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "._-/:".contains(c);
+        if !self.image.prefix.chars().all(allowed) {
+            let message = format!("`{}` has characters that an image name cannot have", self.image.prefix);
+            problems.push(file.problem(&["image", "prefix"], message));
+        }
+        problems
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(text: &str) -> Result<Settings> {
+        let folder = tempfile::tempdir()?;
+        std::fs::write(folder.path().join(Settings::FILE), text)?;
+        Settings::load(folder.path())
+    }
+
+    #[test]
+    fn every_key_has_a_default() {
+        assert_eq!(load("").unwrap(), Settings::default());
+        assert_eq!(load("build:\n").unwrap(), Settings::default());
+        assert_eq!(load("image: { prefix: r.example/t/ }").unwrap().image.prefix, "r.example/t/");
+    }
+
+    #[test]
+    fn problems_are_listed_together_with_their_lines() {
+        let error = load("build:\n  profile: dev\nimage:\n  prefix: Über/\n").unwrap_err().to_string();
+        assert!(
+            error.contains("slipway.yaml:2: build.profile") && error.contains("slipway.yaml:4: image.prefix"),
+            "{error}"
+        );
+    }
+}

@@ -1,0 +1,229 @@
+//! Finding and reading a workspace: its root, Cargo's configuration, its packages and services.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use cargo_metadata::{CargoOpt, Metadata, MetadataCommand, Package, PackageId, TargetKind};
+use stdx::{Cmd, yaml};
+
+use crate::config::Settings;
+use crate::service::ServiceConfig;
+
+/// A loaded workspace.
+#[derive(Debug, Clone)]
+pub struct Workspace {
+    /// Folder of the root manifest.
+    pub root: PathBuf,
+    /// Content of `slipway.yaml`.
+    pub settings: Settings,
+    /// By name: the closed set. Features are always resolved for all of them, so that building one gives the bits that
+    /// building all gives.
+    pub services: BTreeMap<String, Service>,
+    /// What Cargo says of the dependency graph, for the one target.
+    pub metadata: Metadata,
+}
+
+/// A package whose binary becomes an image.
+#[derive(Debug, Clone)]
+pub struct Service {
+    /// The package's name.
+    pub name: String,
+    /// Cargo's id of the package.
+    pub package: PackageId,
+    /// Folder of the package.
+    pub folder: PathBuf,
+    /// Binary target.
+    pub binary: String,
+    /// Content of its `service.yaml`, or defaults.
+    pub config: ServiceConfig,
+}
+
+/// What Cargo's configuration files and environment say for one workspace and target.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CargoConfig {
+    /// The target triple to build for.
+    pub target: String,
+    /// The flags that Cargo would give rustc for that target, from the environment or the configuration files by Cargo's
+    /// own rules of precedence.
+    pub rustflags: Vec<String>,
+    /// Folder of Cargo's registry and git checkouts.
+    pub cargo_home: PathBuf,
+}
+
+/// The root of the workspace that the folder `from` is in.
+pub fn locate(from: &Path) -> Result<PathBuf> {
+    let cmd = cargo().args(["locate-project", "--workspace", "--message-format", "plain"]).cwd(from);
+    let manifest = PathBuf::from(cmd.read().context("no Cargo workspace here")?);
+    Ok(manifest.parent().context("a manifest without a folder")?.to_owned())
+}
+
+/// The cargo that runs this program, where Cargo says which one that is.
+fn cargo() -> Cmd {
+    Cmd::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+}
+
+/// Cargo's folder for build output, by its configuration. Asks neither Cargo nor rustc.
+pub fn target_dir(root: &Path) -> Result<PathBuf> {
+    let config = cargo_config2::Config::load_with_cwd(root).context("cannot read Cargo's configuration")?;
+    Ok(root.join(config.build.target_dir.as_deref().unwrap_or(Path::new("target"))))
+}
+
+impl CargoConfig {
+    /// Reads Cargo's configuration as seen from the workspace root.
+    pub fn load(root: &Path, target: Option<&str>) -> Result<CargoConfig> {
+        let config =
+            cargo_config2::Config::load_with_cwd(root).context("cannot read Cargo's configuration")?;
+        let target = match target {
+            Some(target) => target.to_owned(),
+            None => default_target(config.host_triple().context("cannot ask rustc for its host")?)?,
+        };
+        let rustflags = config.rustflags(target.as_str())?.map(|flags| flags.flags).unwrap_or_default();
+        let cargo_home = cargo_home(root).context("neither CARGO_HOME nor HOME is set")?;
+        Ok(CargoConfig { target, rustflags, cargo_home })
+    }
+}
+
+fn cargo_home(root: &Path) -> Option<PathBuf> {
+    match std::env::var_os("CARGO_HOME").filter(|value| !value.is_empty()) {
+        Some(home) => Some(root.join(home)),
+        None => Some(std::env::home_dir()?.join(".cargo")),
+    }
+}
+
+/// Images are Linux images, linked against glibc whatever the host's own default is.
+fn default_target(host: &str) -> Result<String> {
+    let architecture = host.split('-').next().unwrap_or_default();
+    if !host.contains("linux") {
+        bail!(
+            "this machine is {host}; set `build.target` in slipway.yaml to a Linux target that is installed"
+        );
+    }
+    Ok(format!("{architecture}-unknown-linux-gnu"))
+}
+
+impl Workspace {
+    /// Loads the workspace at `root` with its dependency graph for `target`.
+    ///
+    /// # Errors
+    /// When the lock file is missing or does not fit the manifests, when a file is not of the right shape (all problems of
+    /// all services' values are listed at once), or when there is no service.
+    pub fn load(root: &Path, settings: Settings, target: &str) -> Result<Workspace> {
+        if !root.join("Cargo.lock").is_file() {
+            bail!("{} has no Cargo.lock; run `cargo generate-lockfile` and commit it", root.display());
+        }
+        let metadata = MetadataCommand::new()
+            .cargo_path(cargo().program)
+            .current_dir(root)
+            .features(CargoOpt::SomeFeatures(vec![]))
+            .other_options(["--locked".to_owned(), "--filter-platform".to_owned(), target.to_owned()])
+            .exec()
+            .context("cannot read the dependency graph")?;
+        let services = services(&metadata)?;
+        if services.is_empty() {
+            bail!("no package of this workspace has a binary to make an image of");
+        }
+        Ok(Workspace { root: root.to_owned(), settings, services, metadata })
+    }
+
+    /// The services with these names, or all where `names` is empty.
+    pub fn select(&self, names: &[String]) -> Result<Vec<&Service>> {
+        if names.is_empty() {
+            return Ok(self.services.values().collect());
+        }
+        let known = || self.services.keys().cloned().collect::<Vec<_>>().join(", ");
+        let find = |name: &String| {
+            self.services
+                .get(name)
+                .with_context(|| format!("there is no service `{name}`; there are: {}", known()))
+        };
+        let mut selected = names.iter().map(find).collect::<Result<Vec<_>>>()?;
+        selected.sort_by(|a, b| a.name.cmp(&b.name));
+        selected.dedup_by(|a, b| a.name == b.name);
+        Ok(selected)
+    }
+
+    /// What Cargo says of the service's package.
+    pub fn package(&self, service: &Service) -> &Package {
+        &self.metadata[&service.package]
+    }
+}
+
+/// Packages with a `service.yaml`; where there is none at all, every package with a binary but the one of this tool.
+fn services(metadata: &Metadata) -> Result<BTreeMap<String, Service>> {
+    let mut problems = Vec::new();
+    let mut declared = Vec::new();
+    for package in metadata.workspace_packages() {
+        if let Some(config) = ServiceConfig::load(folder(package), &mut problems)? {
+            declared.push((package, config));
+        }
+    }
+    yaml::refuse_if_any(&problems)?;
+    if declared.is_empty() {
+        let has_service = |package: &&&Package| {
+            let mut names = binaries(package).peekable();
+            names.peek().is_some() && !binaries(package).any(|name| name == "xtask" || name == "cargo-xtask")
+        };
+        let packages = metadata.workspace_packages();
+        declared =
+            packages.iter().filter(has_service).map(|package| (*package, ServiceConfig::default())).collect();
+    }
+    let mut services = BTreeMap::new();
+    let mut owners = BTreeMap::new();
+    for (package, config) in declared {
+        let service = Service {
+            name: package.name.to_string(),
+            package: package.id.clone(),
+            folder: folder(package).to_owned(),
+            binary: binary(package, &config)?,
+            config,
+        };
+        if let Some(other) = owners.insert(service.binary.clone(), service.name.clone()) {
+            bail!(
+                "the services {other} and {} both have a binary `{}`; rename one",
+                service.name,
+                service.binary
+            );
+        }
+        services.insert(service.name.clone(), service);
+    }
+    Ok(services)
+}
+
+fn folder(package: &Package) -> &Path {
+    let manifest = package.manifest_path.as_std_path();
+    manifest.parent().unwrap_or(manifest)
+}
+
+fn binaries(package: &Package) -> impl Iterator<Item = &str> {
+    package
+        .targets
+        .iter()
+        .filter(|target| target.kind.contains(&TargetKind::Bin))
+        .map(|target| target.name.as_str())
+}
+
+fn binary(package: &Package, config: &ServiceConfig) -> Result<String> {
+    let names: Vec<&str> = binaries(package).collect();
+    let file = folder(package).join(ServiceConfig::FILE);
+    let list = || if names.is_empty() { "none".to_owned() } else { names.join(", ") };
+    if let Some(wanted) = &config.image.binary {
+        if !names.contains(&wanted.as_str()) {
+            bail!(
+                "{}: image.binary: the package has no binary `{wanted}`; it has: {}",
+                file.display(),
+                list()
+            );
+        }
+        return Ok(wanted.clone());
+    }
+    let preferred = package
+        .default_run
+        .as_deref()
+        .or_else(|| names.iter().copied().find(|name| *name == package.name.as_str()));
+    match (names.as_slice(), preferred) {
+        ([only], _) => Ok((*only).to_owned()),
+        (_, Some(preferred)) => Ok(preferred.to_owned()),
+        _ => bail!("{}: image.binary: name one of the package's binaries: {}", file.display(), list()),
+    }
+}
