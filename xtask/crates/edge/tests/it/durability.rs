@@ -1,0 +1,206 @@
+//! What survives the death of the edge.
+
+use std::io::Read;
+use std::net::TcpListener;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use edge::client::Client;
+use edge::control::Observed;
+
+use crate::service::Service;
+use crate::support::{Raw, await_edge, eventually, options, socket, table};
+
+const STATE_DIR: &str = "EDGE_TEST_STATE_DIR";
+const LISTEN: &str = "EDGE_TEST_LISTEN";
+
+/// The edge as a process of its own: this test program runs itself again with only this test.
+#[test]
+#[ignore = "does nothing unless another test starts it"]
+fn edge_process() {
+    let Ok(state_dir) = std::env::var(STATE_DIR) else { return };
+    let mut options = options(Path::new(&state_dir));
+    options.access_log = true;
+    if let Ok(listen) = std::env::var(LISTEN) {
+        options.listen = listen.parse().unwrap();
+    }
+    if let Err(error) = edge::serve(options) {
+        eprintln!("{error:#}");
+        std::process::exit(3);
+    }
+    std::process::exit(0);
+}
+
+/// A child that does not outlive the test.
+struct Process(Child);
+
+impl Process {
+    fn start(folder: &Path, listen: &str) -> Process {
+        let child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "durability::edge_process", "--ignored", "--nocapture"])
+            .env(STATE_DIR, folder)
+            .env(LISTEN, listen)
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        Process(child)
+    }
+
+    /// Its exit status and what it said.
+    fn outcome(mut self) -> (Option<i32>, String) {
+        let status = eventually("the process has ended", || self.0.try_wait().unwrap());
+        let mut said = String::new();
+        self.0.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+        (status.code(), said)
+    }
+
+    fn kill(mut self) -> String {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+        let mut said = String::new();
+        self.0.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+        said
+    }
+
+    fn signal(&self, name: &str) {
+        let pid = self.0.id().to_string();
+        assert!(Command::new("kill").args(["-s", name, &pid]).status().unwrap().success());
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn start(folder: &Path) -> (Process, Client, Observed) {
+    let process = Process::start(folder, "127.0.0.1:0");
+    let client = Client::new(socket(folder));
+    let observed = await_edge(&client);
+    (process, client, observed)
+}
+
+#[test]
+fn a_killed_edge_comes_back_with_its_table_on_its_address() {
+    let (folder, service) = (tempfile::tempdir().unwrap(), Service::start("blue"));
+    let (process, client, observed) = start(folder.path());
+    assert_eq!((observed.table.generation, observed.pid), (0, process.0.id()));
+    assert_eq!(observed.version, env!("CARGO_PKG_VERSION"));
+    for generation in 1..=3 {
+        client.apply(&table(generation, "blue", &[service.address])).unwrap();
+    }
+    let mut connection = Raw::connect(observed.listen);
+    assert_eq!(connection.get("/").body, "blue");
+    process.kill();
+    assert!(socket(folder.path()).exists(), "a dead edge leaves its socket");
+    // At once, with a client connection of the old one still half open.
+    let process = Process::start(folder.path(), &observed.listen.to_string());
+    let again = await_edge(&client);
+    assert_eq!(again.table, table(3, "blue", &[service.address]));
+    assert_eq!((again.listen, again.pid), (observed.listen, process.0.id()));
+    assert_eq!(Raw::connect(again.listen).get("/").body, "blue");
+    client.apply(&table(4, "blue", &[service.address])).unwrap();
+}
+
+#[test]
+fn a_corrupt_table_falls_back_loudly_and_two_corrupt_ones_refuse() {
+    let (folder, service) = (tempfile::tempdir().unwrap(), Service::start("blue"));
+    let path = folder.path().join("table.json");
+    let (process, client, _) = start(folder.path());
+    for generation in 1..=3 {
+        client.apply(&table(generation, "blue", &[service.address])).unwrap();
+    }
+    process.kill();
+    let text = std::fs::read_to_string(&path).unwrap();
+    std::fs::write(&path, text.replace("demo", "evil")).unwrap();
+    let (process, client, observed) = start(folder.path());
+    assert_eq!(observed.table, table(2, "blue", &[service.address]));
+    assert_eq!(Raw::connect(observed.listen).get("/").body, "blue");
+    client.apply(&table(3, "blue", &[service.address])).unwrap();
+    let said = process.kill();
+    assert!(said.contains("TABLE_UNUSABLE") && said.contains("digest"), "{said}");
+    assert!(said.contains(r#""event":"request""#) && said.contains(r#""slot":"blue""#), "{said}");
+
+    std::fs::write(&path, "").unwrap();
+    std::fs::write(folder.path().join("table.json.previous"), "{").unwrap();
+    let (code, said) = Process::start(folder.path(), "127.0.0.1:0").outcome();
+    assert_eq!(code, Some(3));
+    assert!(said.contains("table.json") && said.contains("start empty and deploy again"), "{said}");
+    assert!(!socket(folder.path()).exists());
+}
+
+#[test]
+fn one_edge_a_folder_and_one_an_address() {
+    let (folder, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (_process, client, observed) = start(folder.path());
+    let (code, said) = Process::start(folder.path(), "127.0.0.1:0").outcome();
+    assert!(
+        code == Some(3) && said.contains("another edge") && said.contains(&observed.pid.to_string()),
+        "{said}"
+    );
+    assert_eq!(client.observe().unwrap().pid, observed.pid, "the first one goes on");
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let (code, said) = Process::start(other.path(), &address).outcome();
+    assert!(code == Some(3) && said.contains(&address) && said.contains("another program"), "{said}");
+    assert!(!other.path().join("edge.pid").exists());
+}
+
+#[test]
+fn signals_stop_it_in_good_order_and_a_closed_terminal_does_not() {
+    let service = Service::start("blue");
+    for signal in ["TERM", "INT"] {
+        let folder = tempfile::tempdir().unwrap();
+        let (process, client, observed) = start(folder.path());
+        client.apply(&table(1, "blue", &[service.address])).unwrap();
+        process.signal("HUP");
+        let mut connection = Raw::connect(observed.listen);
+        connection.send("GET /slow?300 HTTP/1.1\r\nHost: test\r\n\r\n");
+        eventually("it is in flight", || {
+            (client.observe().unwrap().slots["blue"].in_flight == 1).then_some(())
+        });
+        process.signal(signal);
+        assert_eq!(connection.answer().body, "blue");
+        let (code, said) = process.outcome();
+        assert_eq!(code, Some(0), "{said}");
+        assert!(said.contains("stopping") && said.contains(r#""complete":true"#), "{said}");
+    }
+}
+
+#[test]
+fn a_table_that_cannot_be_kept_is_not_put_in_force() {
+    let (folder, service) = (tempfile::tempdir().unwrap(), Service::start("blue"));
+    let (process, client, _) = start(folder.path());
+    client.apply(&table(1, "blue", &[service.address])).unwrap();
+    let path = folder.path().join("table.json");
+    std::fs::remove_file(&path).unwrap();
+    // A folder of that name: no file can be moved there.
+    std::fs::create_dir(&path).unwrap();
+    let refused = client.apply(&table(2, "green", &[service.address])).unwrap_err();
+    let refused = format!("{refused}");
+    assert!(refused.contains("table.json"), "{refused}");
+    assert_eq!(client.observe().unwrap().table.generation, 1);
+    std::fs::remove_dir(&path).unwrap();
+    process.kill();
+    let (_process, client, observed) = start(folder.path());
+    assert_eq!(observed.table, table(1, "blue", &[service.address]), "from the generation before");
+    assert!(client.stop(Duration::ZERO).is_ok());
+}
+
+#[test]
+fn a_log_that_nobody_reads_holds_nothing_up() {
+    let (folder, service) = (tempfile::tempdir().unwrap(), Service::start("blue"));
+    let (_process, client, observed) = start(folder.path());
+    client.apply(&table(1, "blue", &[service.address])).unwrap();
+    let mut connection = Raw::connect(observed.listen);
+    let long = "x".repeat(1000);
+    // The access log of these is several times what the pipe of its standard error holds.
+    for _ in 0..300 {
+        assert_eq!(connection.get(&format!("/{long}")).body, "blue");
+    }
+    client.stop(Duration::ZERO).unwrap();
+}
