@@ -1,0 +1,51 @@
+//! Plays the part of the command line in tests: the hidden subcommands that supervisors and the edge are started
+//! with, and a deployment in a process of its own, which a test may kill.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::atomic::AtomicBool;
+
+use anyhow::{Context, Result, bail};
+use deploy::{EnvironmentFile, Launcher, Outcome, Progress, Site};
+
+fn main() -> Result<ExitCode> {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    match args.as_slice() {
+        ["supervise", spec] => deploy::supervise(Path::new(spec))?,
+        ["edge", state, listen] => edge::serve(edge::Options::new(listen.parse()?, *state))?,
+        ["deploy", state, layout, release, environments] => return run(state, layout, release, environments),
+        _ => bail!("unknown arguments {args:?}"),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn run(state: &str, layout: &str, release: &str, environments: &str) -> Result<ExitCode> {
+    let program: PathBuf = std::env::current_exe().context("no path of myself")?;
+    let site = Site {
+        state: Path::new(state),
+        layout: Path::new(layout),
+        launcher: Launcher {
+            program,
+            supervise_args: vec!["supervise".into()],
+            edge_args: vec!["edge".into()],
+        },
+        command: "deploy test".to_owned(),
+        interrupt: &AtomicBool::new(false),
+        report: &|progress| {
+            if !matches!(progress, Progress::Planned { .. }) {
+                eprintln!("{progress:?}");
+            }
+        },
+    };
+    let release = release::Release::load(Path::new(release))?;
+    let file = EnvironmentFile::load(Path::new(environments), "test")?;
+    let outcome = deploy::deploy(&site, &release, &file)?;
+    println!("{}", serde_json::to_string(&outcome)?);
+    Ok(match outcome {
+        Outcome::NothingToDo { .. } | Outcome::Deployed { .. } => ExitCode::SUCCESS,
+        Outcome::RolledBack { .. } => ExitCode::from(20),
+        Outcome::NeedsHuman { .. } => ExitCode::from(21),
+        Outcome::Interrupted { .. } => ExitCode::from(130),
+    })
+}

@@ -1,0 +1,316 @@
+//! `deploy/environments/<name>.yaml`: where a release runs and with which values. It knows the form of the file only;
+//! whether it satisfies a release is decided in `target`. Unknown keys are refused, and a secret is never written in
+//! the file.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+
+use release::Resources;
+use serde::de::{self, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
+
+use crate::outcome::Error;
+use stdx::yaml::File;
+use stdx::yaml::Problem;
+
+/// The name of the environment that exists without a file.
+pub const LOCAL: &str = "local";
+
+/// An environment with its name and the text it came from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EnvironmentFile {
+    /// File name without `.yaml`.
+    pub name: String,
+    /// The file.
+    pub origin: File,
+    /// What it says.
+    pub environment: Environment,
+}
+
+/// Where a release runs and with which values.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Environment {
+    /// What runs the services.
+    pub platform: Platform,
+    /// Where requests come in.
+    pub edge: Edge,
+    /// Values by service name; a service that is not named runs with its defaults.
+    pub services: BTreeMap<String, ServiceValues>,
+    /// All routes of the environment. Where absent: each service's own routes, and the host `<service>.localhost`.
+    pub routes: Option<Vec<EnvironmentRoute>>,
+    /// How long requests in flight may take to finish after the switch.
+    pub drain_timeout_ms: u64,
+    /// How long a slot must stay healthy after it first counts as healthy.
+    pub settle_ms: u64,
+    /// Stopped slots kept per service, ready to be started again by a rollback.
+    pub retain: usize,
+}
+
+/// What runs the services.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Platform {
+    /// Processes on this machine.
+    #[default]
+    Process,
+}
+
+/// Where requests come in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Edge {
+    /// Address and port; the port is never 0.
+    pub listen: SocketAddr,
+}
+
+/// The values of one service.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ServiceValues {
+    /// Variables by name.
+    pub env: BTreeMap<String, Value>,
+    /// Processes that run side by side; 1 where absent.
+    pub replicas: Option<u32>,
+    /// Bounds that take the place of the release's.
+    pub resources: Option<Resources>,
+    /// Parts of the health check that take the place of the release's.
+    pub health: HealthValues,
+}
+
+/// Parts of a health check; the release's own where absent.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct HealthValues {
+    /// See [`release::HealthCheck::interval_ms`].
+    pub interval_ms: Option<u64>,
+    /// See [`release::HealthCheck::timeout_ms`].
+    pub timeout_ms: Option<u64>,
+    /// See [`release::HealthCheck::healthy_threshold`].
+    pub healthy_threshold: Option<u32>,
+    /// See [`release::HealthCheck::start_timeout_ms`].
+    pub start_timeout_ms: Option<u64>,
+}
+
+/// A route of the environment to a service.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EnvironmentRoute {
+    /// The service that answers.
+    pub service: String,
+    /// Host name without port; any host where absent.
+    #[serde(default)]
+    pub host: Option<String>,
+    /// Begins with `/`.
+    pub path_prefix: String,
+    /// Whether the prefix is removed before the request is passed on.
+    #[serde(default)]
+    pub strip_prefix: bool,
+}
+
+/// The value of a variable: text in the file, or the place where a secret lies.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(untagged)]
+pub enum Value {
+    /// The text; `${edge.url}` in it stands for the edge's address.
+    Literal(String),
+    /// A variable of the deployer's environment.
+    FromEnv {
+        /// Its name.
+        from_env: String,
+    },
+    /// A file, relative to the folder that the environment file is in.
+    FromFile {
+        /// Its path; the line break at the end is not part of the value.
+        from_file: PathBuf,
+    },
+}
+
+impl Default for Environment {
+    fn default() -> Environment {
+        Environment {
+            platform: Platform::Process,
+            edge: Edge { listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 8080)) },
+            services: BTreeMap::new(),
+            routes: None,
+            drain_timeout_ms: 10_000,
+            settle_ms: 500,
+            retain: 2,
+        }
+    }
+}
+
+impl EnvironmentFile {
+    /// Reads `<folder>/<name>.yaml`. The environment [`LOCAL`] exists without a file, too.
+    ///
+    /// # Errors
+    /// [`Error::Preflight`] for a missing file, an unknown key or a value of the wrong form.
+    pub fn load(folder: &Path, name: &str) -> Result<EnvironmentFile, Error> {
+        let path = folder.join(format!("{name}.yaml"));
+        let Some(bytes) = stdx::fs::read_if_exists(&path)? else {
+            if name == LOCAL {
+                return Ok(EnvironmentFile::built_in(name, Environment::default()));
+            }
+            return Err(Problem::new(
+                name,
+                format!("no such environment: {} does not exist", path.display()),
+            )
+            .into());
+        };
+        let text = String::from_utf8(bytes)
+            .map_err(|_| Problem { file: Some(path.clone()), ..Problem::new(name, "not UTF-8 text") })?;
+        let origin = File { path: Some(path), text };
+        let mut environment: Environment = origin.parse()?;
+        environment.anchor(&std::path::absolute(folder).unwrap_or_else(|_| folder.to_owned()));
+        Ok(EnvironmentFile { name: name.to_owned(), origin, environment })
+    }
+
+    /// An environment that no file describes.
+    pub fn built_in(name: &str, environment: Environment) -> EnvironmentFile {
+        EnvironmentFile { name: name.to_owned(), origin: File::default(), environment }
+    }
+}
+
+impl Environment {
+    /// Makes the paths in it absolute: it is kept and used again by a rollback, from wherever that is called.
+    fn anchor(&mut self, folder: &Path) {
+        for value in self.services.values_mut().flat_map(|service| service.env.values_mut()) {
+            if let Value::FromFile { from_file } = value {
+                *from_file = folder.join(&*from_file);
+            }
+        }
+    }
+
+    /// The address under which the edge is reached from this machine.
+    pub fn edge_url(&self) -> String {
+        let mut address = self.edge.listen;
+        if address.ip().is_unspecified() {
+            address.set_ip(if address.is_ipv4() {
+                Ipv4Addr::LOCALHOST.into()
+            } else {
+                std::net::Ipv6Addr::LOCALHOST.into()
+            });
+        }
+        format!("http://{address}")
+    }
+}
+
+impl<'de> Deserialize<'de> for Value {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Value, D::Error> {
+        deserializer.deserialize_any(ValueVisitor)
+    }
+}
+
+/// Numbers and booleans are taken as the text they were written as: a variable is text in the end.
+struct ValueVisitor;
+
+impl<'de> Visitor<'de> for ValueVisitor {
+    type Value = Value;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a text, a number, a boolean, `{ from_env: NAME }` or `{ from_file: PATH }`")
+    }
+
+    fn visit_bool<E: de::Error>(self, value: bool) -> Result<Value, E> {
+        Ok(Value::Literal(value.to_string()))
+    }
+
+    fn visit_i64<E: de::Error>(self, value: i64) -> Result<Value, E> {
+        Ok(Value::Literal(value.to_string()))
+    }
+
+    fn visit_u64<E: de::Error>(self, value: u64) -> Result<Value, E> {
+        Ok(Value::Literal(value.to_string()))
+    }
+
+    fn visit_f64<E: de::Error>(self, value: f64) -> Result<Value, E> {
+        Ok(Value::Literal(value.to_string()))
+    }
+
+    fn visit_str<E: de::Error>(self, value: &str) -> Result<Value, E> {
+        Ok(Value::Literal(value.to_owned()))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Value, A::Error> {
+        let Some((key, text)) = map.next_entry::<String, String>()? else {
+            return Err(de::Error::custom("`from_env` or `from_file` is missing"));
+        };
+        if let Some(second) = map.next_key::<String>()? {
+            return Err(de::Error::custom(format!("`{second}` beside `{key}`: a value has one source")));
+        }
+        match key.as_str() {
+            "from_env" => Ok(Value::FromEnv { from_env: text }),
+            "from_file" => Ok(Value::FromFile { from_file: text.into() }),
+            other => Err(de::Error::unknown_field(other, &["from_env", "from_file"])),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(text: &str) -> Result<EnvironmentFile, String> {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("e.yaml"), text).unwrap();
+        EnvironmentFile::load(folder.path(), "e").map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn a_file_says_what_differs_from_the_defaults() {
+        let file = load(
+            "platform: process\nservices:\n  a:\n    env: {N: 1, B: true, F: 0.5, T: x}\n    replicas: 2\n",
+        )
+        .unwrap();
+        let service = &file.environment.services["a"];
+        let texts: Vec<_> = service.env.values().cloned().collect();
+        assert_eq!(texts, ["true", "0.5", "1", "x"].map(|text| Value::Literal(text.into())));
+        assert_eq!((service.replicas, file.environment.retain), (Some(2), 2));
+        assert_eq!(file.environment.edge_url(), "http://127.0.0.1:8080");
+    }
+
+    #[test]
+    fn the_environments_of_this_repository_can_be_read() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../deploy/environments");
+        let names: Vec<_> = std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+        assert!(!names.is_empty());
+        for path in names {
+            EnvironmentFile::load(&folder, path.file_stem().unwrap().to_str().unwrap()).unwrap();
+        }
+    }
+
+    #[test]
+    fn mistakes_name_file_line_and_key() {
+        let check = |text: &str, expected: &[&str]| {
+            let error = load(text).unwrap_err();
+            for part in expected {
+                assert!(error.contains(part), "{part:?} is not in {error:?}");
+            }
+        };
+        check("retain: 1\nretian: 2\n", &["e.yaml:", "retian", "unknown field"]);
+        check("services:\n  a:\n    replicas: many\n", &["e.yaml:3:", "services.a.replicas"]);
+        check("services:\n  a:\n    env:\n      S: {from_vault: x}\n", &["services.a.env.S", "from_vault"]);
+        check("services:\n  a:\n    env:\n      S: [1]\n", &["services.a.env.S", "from_env"]);
+        check("platform: docker\n", &["platform", "docker"]);
+        check("edge:\n  listen: here\n", &["e.yaml:2:", "edge.listen"]);
+    }
+
+    #[test]
+    fn only_the_local_environment_exists_without_a_file() {
+        let folder = tempfile::tempdir().unwrap();
+        assert_eq!(EnvironmentFile::load(folder.path(), LOCAL).unwrap().environment, Environment::default());
+        let error = EnvironmentFile::load(folder.path(), "staging").unwrap_err().to_string();
+        assert!(error.contains("staging.yaml does not exist"), "{error}");
+    }
+
+    #[test]
+    fn an_environment_survives_the_way_through_json() {
+        let file =
+            load("services:\n  a:\n    env:\n      A: {from_env: X}\n      B: {from_file: y}\n      C: z\n")
+                .unwrap();
+        let json = serde_json::to_string(&file.environment).unwrap();
+        assert_eq!(serde_json::from_str::<Environment>(&json).unwrap(), file.environment);
+    }
+}

@@ -1,0 +1,241 @@
+//! Whether a slot is fit to serve: health checks over HTTP, counted until enough healthy answers came in a row and
+//! nothing went wrong for the settle time. It knows addresses and replicas, not releases. The first end of a process
+//! fails the gate.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::io::Read;
+use std::net::{SocketAddr, TcpStream};
+use std::time::{Duration, Instant};
+
+use release::HealthCheck;
+use serde::Serialize;
+
+use crate::log;
+use crate::outcome::Evidence;
+use crate::replica::Replica;
+
+/// Until the first healthy answer it is asked at least this often: a start is short, the interval is made for long
+/// runs.
+const STARTING_INTERVAL: Duration = Duration::from_millis(200);
+
+/// Answers kept as evidence.
+const KEPT_ANSWERS: usize = 5;
+
+/// Log lines kept as evidence.
+const KEPT_LINES: usize = 20;
+
+/// Bytes of a body kept as evidence.
+const KEPT_BODY: u64 = 200;
+
+/// How long a slot without a health check may take to start.
+const START_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// An answer to a health check.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(tag = "answer", rename_all = "snake_case")]
+pub enum Answer {
+    /// An HTTP answer.
+    Http {
+        /// Its status.
+        status: u16,
+        /// The beginning of its body.
+        body: String,
+    },
+    /// There is no health check; the port accepts connections, or the process runs without one.
+    Alive,
+    /// There was no answer.
+    None {
+        /// Why.
+        reason: String,
+    },
+}
+
+/// A process to ask.
+#[derive(Debug, Clone)]
+pub(crate) struct Subject {
+    /// Its folder.
+    pub(crate) replica: Replica,
+    /// Where it listens; `None` for a process without a port.
+    pub(crate) address: Option<SocketAddr>,
+}
+
+/// When a slot counts as fit.
+#[derive(Debug, Clone)]
+pub(crate) struct Rules {
+    pub(crate) health: Option<HealthCheck>,
+    pub(crate) settle: Duration,
+}
+
+/// Counts healthy answers in a row.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Streak {
+    threshold: u32,
+    settle: Duration,
+    healthy: u32,
+    /// When the threshold was reached, as time since the start.
+    reached: Option<Duration>,
+}
+
+impl Answer {
+    /// Whether the process is fit to serve.
+    pub fn is_healthy(&self) -> bool {
+        match self {
+            Answer::Http { status, .. } => (200..300).contains(status),
+            Answer::Alive => true,
+            Answer::None { .. } => false,
+        }
+    }
+}
+
+impl Subject {
+    /// Asks once.
+    pub(crate) fn ask(&self, health: Option<&HealthCheck>) -> Answer {
+        if self.replica.process().is_none() {
+            return Answer::None { reason: "the process does not run".to_owned() };
+        }
+        match (self.address, health) {
+            (Some(address), Some(health)) => {
+                get(address, &health.path, Duration::from_millis(health.timeout_ms))
+            }
+            (Some(address), None) => match TcpStream::connect_timeout(&address, Duration::from_secs(1)) {
+                Ok(_) => Answer::Alive,
+                Err(error) => Answer::None { reason: error.to_string() },
+            },
+            (None, _) => Answer::Alive,
+        }
+    }
+}
+
+impl Streak {
+    /// Takes in an answer that came `at` this time; whether that is enough.
+    fn on(&mut self, is_healthy: bool, at: Duration) -> bool {
+        if !is_healthy {
+            self.healthy = 0;
+            self.reached = None;
+            return false;
+        }
+        self.healthy += 1;
+        if self.healthy >= self.threshold {
+            let reached = *self.reached.get_or_insert(at);
+            return at >= reached + self.settle;
+        }
+        false
+    }
+}
+
+/// Waits until all `subjects` are fit to serve.
+///
+/// # Errors
+/// What is known, when one of them ended, when they are not fit in time, or when `is_given_up` says so.
+pub(crate) fn gate(
+    step: &str,
+    subjects: &[Subject],
+    rules: &Rules,
+    is_given_up: &dyn Fn() -> bool,
+) -> Result<(), Evidence> {
+    let (interval, threshold, timeout) = match &rules.health {
+        Some(health) => (
+            Duration::from_millis(health.interval_ms),
+            health.healthy_threshold,
+            Duration::from_millis(health.start_timeout_ms),
+        ),
+        None => (STARTING_INTERVAL, 1, START_TIMEOUT),
+    };
+    let start = Instant::now();
+    let mut streak = Streak { threshold, settle: rules.settle, healthy: 0, reached: None };
+    let mut answers = VecDeque::new();
+    let fail = |message: String, answers: VecDeque<Answer>| Err(evidence(step, message, answers, subjects));
+    loop {
+        let round: Vec<_> = subjects.iter().map(|subject| subject.ask(rules.health.as_ref())).collect();
+        let is_healthy = round.iter().all(Answer::is_healthy);
+        answers.extend(round);
+        answers.drain(..answers.len().saturating_sub(KEPT_ANSWERS));
+        if subjects.iter().any(|subject| !subject.replica.exits().is_empty()) {
+            return fail("a process ended".to_owned(), answers);
+        }
+        if streak.on(is_healthy, start.elapsed()) {
+            return Ok(());
+        }
+        if start.elapsed() > timeout + rules.settle {
+            return fail(
+                format!("not {threshold} healthy answers in a row within {} ms", timeout.as_millis()),
+                answers,
+            );
+        }
+        let pause = if streak.healthy == 0 { interval.min(STARTING_INTERVAL) } else { interval };
+        if sleep_unless(pause, is_given_up) {
+            return fail("given up".to_owned(), answers);
+        }
+    }
+}
+
+/// What is known of the slot whose step failed.
+pub(crate) fn evidence(
+    step: &str,
+    message: String,
+    answers: VecDeque<Answer>,
+    subjects: &[Subject],
+) -> Evidence {
+    let exits = subjects.iter().flat_map(|subject| subject.replica.exits()).collect();
+    let log_tail =
+        subjects.iter().flat_map(|subject| log::tail(&subject.replica.log(), KEPT_LINES).unwrap_or_default());
+    Evidence { step: step.to_owned(), message, answers: answers.into(), exits, log_tail: log_tail.collect() }
+}
+
+/// Whether `is_given_up` became true within `pause`.
+fn sleep_unless(pause: Duration, is_given_up: &dyn Fn() -> bool) -> bool {
+    crate::replica::wait_until(pause, is_given_up)
+}
+
+fn get(address: SocketAddr, path: &str, timeout: Duration) -> Answer {
+    let agent: ureq::Agent = ureq::Agent::config_builder()
+        .timeout_global(Some(timeout))
+        .http_status_as_error(false)
+        .max_redirects(0)
+        .proxy(None)
+        .build()
+        .into();
+    let mut answer = match agent.get(format!("http://{address}{path}")).header("connection", "close").call() {
+        Ok(answer) => answer,
+        Err(error) => return Answer::None { reason: error.to_string() },
+    };
+    let mut body = Vec::new();
+    match answer.body_mut().as_reader().take(KEPT_BODY).read_to_end(&mut body) {
+        Ok(_) => Answer::Http {
+            status: answer.status().as_u16(),
+            body: String::from_utf8_lossy(&body).trim_end().to_owned(),
+        },
+        Err(error) => Answer::None { reason: format!("status {}, then {error}", answer.status().as_u16()) },
+    }
+}
+
+impl fmt::Display for Answer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Answer::Http { status, body } => write!(f, "{status} {}", body.escape_debug()),
+            Answer::Alive => f.write_str("alive"),
+            Answer::None { reason } => write!(f, "no answer: {reason}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_streak_needs_the_threshold_and_the_settle_time_without_a_break() {
+        let check = |answers: &[(bool, u64)], expected: Option<usize>| {
+            let settle = Duration::from_millis(500);
+            let mut streak = Streak { threshold: 3, settle, healthy: 0, reached: None };
+            let passed =
+                answers.iter().position(|(healthy, at)| streak.on(*healthy, Duration::from_millis(*at)));
+            assert_eq!(passed, expected, "{answers:?}");
+        };
+        check(&[(true, 0), (true, 200), (true, 400), (true, 600), (true, 800), (true, 1000)], Some(5));
+        check(&[(true, 0), (true, 1), (true, 2), (true, 502)], Some(3));
+        check(&[(true, 0), (true, 1), (true, 2), (false, 400), (true, 600), (true, 700), (true, 800)], None);
+        check(&[(true, 0), (false, 1), (true, 2), (false, 3), (true, 1000), (false, 1001)], None);
+    }
+}

@@ -1,0 +1,447 @@
+//! An environment for tests: a state folder, an image layout, releases of the tiny service, and requests to its edge.
+
+#![allow(dead_code, reason = "each test target uses its part")]
+#![allow(clippy::unwrap_used, reason = "a failure here is a failed test")]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use deploy::{EnvironmentFile, Error, Launcher, Outcome, Progress, Role, Site, Status, Volumes};
+use oci::{Compression, ImageSpec, Layer, Layout, Source, Tree};
+use release::{EnvKind, EnvVar, HealthCheck, Http, Release, Resources, Route, Service, Stop, Volume};
+use stdx::Digest;
+
+static NEXT_PORT: AtomicU16 = AtomicU16::new(0);
+
+/// A temporary environment; everything in it is stopped when it is dropped.
+pub(crate) struct Rig {
+    folder: tempfile::TempDir,
+    pub(crate) listen: SocketAddr,
+    layer: Layer,
+    pub(crate) interrupt: AtomicBool,
+    pub(crate) notes: Mutex<Vec<String>>,
+}
+
+/// What is special about a release.
+#[derive(Clone, Default)]
+pub(crate) struct Tweak {
+    /// How the service `web` misbehaves.
+    pub(crate) mode: &'static str,
+    /// Further values of the environment for `web`, as YAML lines without indentation.
+    pub(crate) web_env: &'static str,
+    /// Whether the service `queue`, which has no port, is in the release.
+    pub(crate) without_queue: bool,
+    /// How long `web` may take to start; 0 for the usual.
+    pub(crate) start_timeout_ms: u64,
+    /// Processes of `web`; 0 for one.
+    pub(crate) replicas: u32,
+}
+
+impl Rig {
+    pub(crate) fn new() -> Rig {
+        let folder = tempfile::Builder::new().prefix("sw").tempdir().unwrap();
+        let layout = Layout::create(&folder.path().join("layout")).unwrap();
+        let mut tree = Tree::new();
+        tree.file("app/tiny", 0o555, Source::Path(example("tiny-service"))).unwrap();
+        tree.file("etc/marker", 0o444, Source::Bytes(b"inside".to_vec())).unwrap();
+        let layer = Layer::pack(&tree, Compression::None, "tiny", &layout).unwrap();
+        let listen = SocketAddr::from(([127, 0, 0, 1], free_port()));
+        Rig { folder, listen, layer, interrupt: AtomicBool::new(false), notes: Mutex::default() }
+    }
+
+    pub(crate) fn state(&self) -> PathBuf {
+        self.folder.path().join("state")
+    }
+
+    pub(crate) fn layout(&self) -> PathBuf {
+        self.folder.path().join("layout")
+    }
+
+    pub(crate) fn launcher() -> Launcher {
+        let program = example("tiny-xtask");
+        Launcher { program, supervise_args: vec!["supervise".into()], edge_args: vec!["edge".into()] }
+    }
+
+    /// Runs `operation` on the environment.
+    pub(crate) fn on<T>(&self, operation: impl FnOnce(&Site<'_>) -> T) -> T {
+        let report = |progress: Progress<'_>| {
+            if let Progress::Note { text } = progress {
+                self.notes.lock().unwrap().push(text.to_owned());
+            }
+        };
+        let (state, layout) = (self.state(), self.layout());
+        operation(&Site {
+            state: &state,
+            layout: &layout,
+            launcher: Rig::launcher(),
+            command: "test".to_owned(),
+            interrupt: &self.interrupt,
+            report: &report,
+        })
+    }
+
+    pub(crate) fn deploy(&self, version: &str) -> Outcome {
+        self.try_deploy(version, &Tweak::default()).unwrap()
+    }
+
+    pub(crate) fn try_deploy(&self, version: &str, tweak: &Tweak) -> Result<Outcome, Error> {
+        let (release, file) = (self.release(version, tweak), self.environment(tweak));
+        self.on(|site| deploy::deploy(site, &release, &file))
+    }
+
+    pub(crate) fn environment(&self, tweak: &Tweak) -> EnvironmentFile {
+        let folder = self.folder.path().join("environments");
+        let queue = if tweak.without_queue { "" } else { "  queue: {}\n" };
+        let extra: String = tweak.web_env.lines().map(|line| format!("      {line}\n")).collect();
+        let replicas = tweak.replicas.max(1);
+        let lines = [
+            format!("edge: {{listen: {}}}", self.listen),
+            "settle_ms: 30".to_owned(),
+            "drain_timeout_ms: 5000".to_owned(),
+            "retain: 1".to_owned(),
+            format!("services:\n{queue}  web:\n    replicas: {replicas}"),
+            format!("    env:\n      HOST: 127.0.0.1\n{extra}"),
+        ];
+        let text = lines.join("\n");
+        stdx::fs::write_atomic(&folder.join("test.yaml"), text.as_bytes(), 0o644).unwrap();
+        EnvironmentFile::load(&folder, "test").unwrap()
+    }
+
+    /// A release of `web`, which answers all requests, and `queue`, which has no port.
+    pub(crate) fn release(&self, version: &str, tweak: &Tweak) -> Release {
+        let mut services = BTreeMap::from([("web".to_owned(), self.web(version, tweak))]);
+        if !tweak.without_queue {
+            services.insert("queue".to_owned(), self.service("queue", version, ""));
+        }
+        Release { schema: release::SCHEMA.to_owned(), git: None, services }
+    }
+
+    fn web(&self, version: &str, tweak: &Tweak) -> Service {
+        let mode = tweak.mode;
+        let mut service = self.service("web", version, mode);
+        service.http = Some(Http {
+            port: 8000,
+            port_env: "PORT".to_owned(),
+            routes: vec![Route { host: None, path_prefix: "/".to_owned(), strip_prefix: false }],
+        });
+        service.health = Some(HealthCheck {
+            path: "/health".to_owned(),
+            interval_ms: 20,
+            timeout_ms: 2000,
+            healthy_threshold: 2,
+            start_timeout_ms: match tweak.start_timeout_ms {
+                0 if matches!(mode, "" | "ignore-term") => 20_000,
+                0 => 700,
+                given => given,
+            },
+        });
+        service.volumes = vec![Volume {
+            name: "web-data".to_owned(),
+            path: "/data".to_owned(),
+            path_env: Some("DATA".to_owned()),
+        }];
+        service
+    }
+
+    fn service(&self, name: &str, version: &str, mode: &str) -> Service {
+        let env = [
+            ("VERSION", version),
+            ("MODE", mode),
+            ("HOST", "0.0.0.0"),
+            ("MARKER", "/etc/marker"),
+            ("SHOW", "VERSION"),
+        ];
+        let spec = ImageSpec {
+            architecture: "amd64".to_owned(),
+            created: "2026-01-02T03:04:05Z".to_owned(),
+            layers: vec![self.layer.clone()],
+            entrypoint: vec!["/app/tiny".to_owned()],
+            env: env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect(),
+            user: "10001:10001".to_owned(),
+            working_dir: "/".to_owned(),
+            exposed_ports: vec![],
+            volumes: vec![],
+            stop_signal: "SIGTERM".to_owned(),
+            health_check: None,
+            labels: BTreeMap::from([("name".to_owned(), name.to_owned())]),
+        };
+        let image = spec.to_image().unwrap();
+        image.write(&format!("{name}-{version}"), &Layout::open(&self.layout()).unwrap()).unwrap();
+        let secret = EnvVar {
+            kind: EnvKind::String,
+            required: false,
+            secret: true,
+            default: None,
+            description: "a secret".to_owned(),
+        };
+        let text = EnvVar { secret: false, ..secret.clone() };
+        Service {
+            version: "0.1.0".to_owned(),
+            image: image.digest(),
+            content: image.content,
+            sbom: Digest::of("sbom"),
+            http: None,
+            health: None,
+            stop: Stop { signal: "SIGTERM".to_owned(), grace_ms: 500 },
+            env: BTreeMap::from([("TOKEN".to_owned(), secret), ("SHOW".to_owned(), text)]),
+            volumes: vec![],
+            resources: Resources { memory_bytes: Some(1 << 30), open_files: Some(256) },
+        }
+    }
+
+    /// A deployment in a process of its own, which dies at `fail_point`.
+    pub(crate) fn deploy_process(&self, version: &str, tweak: &Tweak, fail_point: Option<&str>) -> Output {
+        self.deploy_command(version, tweak, fail_point).output().unwrap()
+    }
+
+    pub(crate) fn deploy_command(&self, version: &str, tweak: &Tweak, fail_point: Option<&str>) -> Command {
+        let release = self.folder.path().join("release.json");
+        self.release(version, tweak).write(&release).unwrap();
+        self.environment(tweak);
+        let mut command = Command::new(example("tiny-xtask"));
+        command.arg("deploy").arg(self.state()).arg(self.layout()).arg(release);
+        command.arg(self.folder.path().join("environments"));
+        command.env_remove(deploy::fail_point::VARIABLE);
+        if let Some(point) = fail_point {
+            command.env(deploy::fail_point::VARIABLE, point);
+        }
+        command
+    }
+
+    pub(crate) fn status(&self) -> Status {
+        deploy::status(&self.state()).unwrap()
+    }
+
+    /// How many slots run.
+    pub(crate) fn running_slots(&self) -> usize {
+        let status = self.status();
+        status.services.values().flatten().filter(|slot| slot.condition != deploy::Condition::Stopped).count()
+    }
+
+    /// The slot that serves.
+    pub(crate) fn active_slot(&self, service: &str) -> String {
+        let status = self.status();
+        let mut active = status.services[service].iter().filter(|slot| slot.role == Role::Active);
+        let slot = active.next().expect("a slot serves").slot.clone();
+        assert!(active.next().is_none(), "one slot serves");
+        slot
+    }
+
+    /// The process of the slot that serves.
+    pub(crate) fn active_pid(&self, service: &str) -> u32 {
+        let slot = self.active_slot(service);
+        let status = self.status();
+        let slot = status.services[service].iter().find(|other| other.slot == slot).expect("it is there");
+        slot.processes[0].process.expect("it runs").pid
+    }
+
+    /// The process of the only slot, whether or not the edge leads there.
+    pub(crate) fn active_pid_or_running(&self, service: &str) -> u32 {
+        let status = self.status();
+        status.services[service][0].processes[0].process.expect("it runs").pid
+    }
+
+    /// SIGKILL to one process of this environment.
+    pub(crate) fn kill(&self, pid: u32) {
+        let pid = rustix::process::Pid::from_raw(pid as i32).unwrap();
+        rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+    }
+
+    pub(crate) fn kill_supervisor_of(&self, pid: u32) {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+        let parent: u32 =
+            stat.rsplit_once(')').unwrap().1.split_whitespace().nth(1).unwrap().parse().unwrap();
+        let names = std::fs::read_to_string(format!("/proc/{parent}/cmdline")).unwrap();
+        assert!(names.contains("supervise") && names.contains(&*self.state().to_string_lossy()), "{names}");
+        self.kill(parent);
+        wait_until("the supervisor is gone", || {
+            let stat = std::fs::read_to_string(format!("/proc/{parent}/stat")).unwrap_or_default();
+            stat.is_empty() || stat.contains(") Z ")
+        });
+    }
+
+    /// A deployment that cannot write files longer than `blocks` of 512 bytes: what a full disk looks like, for any
+    /// user.
+    pub(crate) fn deploy_with_file_limit(&self, version: &str, blocks: u32) -> Output {
+        let deploy = self.deploy_command(version, &Tweak::default(), None);
+        let mut shell = Command::new("sh");
+        shell.arg("-c").arg(format!("trap '' XFSZ; ulimit -f {blocks}; exec \"$@\"")).arg("sh");
+        shell.arg(deploy.get_program()).args(deploy.get_args());
+        shell.output().unwrap()
+    }
+
+    /// A deployment whose state folder is a file system of `mebibytes`; `None` where that cannot be had.
+    pub(crate) fn deploy_on_small_disk(&self, version: &str, mebibytes: u32) -> Option<Output> {
+        let deploy = self.deploy_command(version, &Tweak::default(), None);
+        std::fs::create_dir_all(self.state()).unwrap();
+        let mount = |then: &str| {
+            let mut unshare = Command::new("unshare");
+            unshare.args(["--map-root-user", "--mount", "sh", "-ec"]);
+            unshare.arg(format!("mount -t tmpfs -o size={mebibytes}m none \"$0\"; {then}")).arg(self.state());
+            unshare
+        };
+        if !mount("true").output().is_ok_and(|output| output.status.success()) {
+            return None;
+        }
+        Some(mount("exec \"$@\"").arg(deploy.get_program()).args(deploy.get_args()).output().unwrap())
+    }
+
+    pub(crate) fn get(&self, path: &str) -> (u16, String) {
+        get(self.listen, path).unwrap()
+    }
+}
+
+impl Drop for Rig {
+    fn drop(&mut self) {
+        let _ = self.on(deploy::repair);
+        let _ = self.on(|site| deploy::down(site, Volumes::Keep));
+        // A test that failed half-way may leave what `down` does not see; everything of ours names the folder.
+        for entry in std::fs::read_dir("/proc").unwrap().flatten() {
+            let Ok(pid) = entry.file_name().to_string_lossy().parse::<i32>() else { continue };
+            let names = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
+            let exe = std::fs::read_link(entry.path().join("exe")).unwrap_or_default();
+            let folder = self.folder.path();
+            let is_ours = exe.starts_with(folder)
+                || String::from_utf8_lossy(&names).contains(&*folder.to_string_lossy());
+            if let Some(pid) = rustix::process::Pid::from_raw(pid).filter(|_| is_ours) {
+                let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+            }
+        }
+    }
+}
+
+/// One GET over a new connection; an error is a lost request.
+pub(crate) fn get(address: SocketAddr, path: &str) -> std::io::Result<(u16, String)> {
+    request(address, "GET", path)
+}
+
+fn request(address: SocketAddr, method: &str, path: &str) -> std::io::Result<(u16, String)> {
+    let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(5))?;
+    stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+    write!(
+        stream,
+        "{method} {path} HTTP/1.1\r\nhost: test\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+    )?;
+    let mut text = String::new();
+    stream.read_to_string(&mut text)?;
+    let status = text.split(' ').nth(1).and_then(|status| status.parse().ok());
+    let body = text.split_once("\r\n\r\n").map(|(_, body)| body.to_owned());
+    status.zip(body).ok_or_else(|| std::io::Error::other(format!("no answer: {text:?}")))
+}
+
+/// Requests without a pause until it is stopped. Half of them are slow POSTs: such a request is lost when its service
+/// is stopped too early, because nobody may send it again.
+pub(crate) struct Load {
+    stop: Arc<AtomicBool>,
+    threads: Vec<JoinHandle<(BTreeSet<String>, Vec<String>)>>,
+}
+
+impl Load {
+    pub(crate) fn start(rig: &Rig) -> Load {
+        let stop = Arc::new(AtomicBool::new(false));
+        let (address, requests) = (rig.listen, [("GET", "/"), ("POST", "/slow")]);
+        let work = |(method, path): (&'static str, &'static str)| {
+            let stop = Arc::clone(&stop);
+            std::thread::spawn(move || {
+                let (mut seen, mut lost) = (BTreeSet::new(), Vec::new());
+                while !stop.load(Ordering::Relaxed) {
+                    match request(address, method, path) {
+                        Ok((200, body)) => {
+                            seen.insert(body);
+                        }
+                        Ok(other) => lost.push(format!("{other:?}")),
+                        Err(error) => lost.push(error.to_string()),
+                    }
+                    std::thread::sleep(Duration::from_millis(2));
+                }
+                (seen, lost)
+            })
+        };
+        let threads = requests.map(work).into();
+        Load { stop, threads }
+    }
+
+    /// The versions that answered. Fails when a request was lost.
+    pub(crate) fn stop(self) -> BTreeSet<String> {
+        self.stop.store(true, Ordering::Relaxed);
+        let mut all = BTreeSet::new();
+        for thread in self.threads {
+            let (seen, lost) = thread.join().unwrap();
+            assert!(lost.is_empty(), "{} requests were lost: {:?}", lost.len(), &lost[..lost.len().min(5)]);
+            all.extend(seen);
+        }
+        all
+    }
+}
+
+/// The files below `folder` that hold `text`.
+pub(crate) fn files_with(folder: &Path, text: &str) -> Vec<PathBuf> {
+    let holds = |path: &PathBuf| {
+        let bytes = std::fs::read(path).unwrap_or_default();
+        bytes.windows(text.len()).any(|window| window == text.as_bytes())
+    };
+    files(folder).into_iter().filter(holds).collect()
+}
+
+/// The entries right below `folder` that others than the owner may read.
+pub(crate) fn files_open_to_others(folder: &Path) -> Vec<PathBuf> {
+    let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode();
+    let mut open: Vec<_> = files(folder)
+        .into_iter()
+        .filter(|path| !path.components().any(|part| part.as_os_str() == "rootfs"))
+        .collect();
+    open.retain(|path| path.file_name().is_some_and(|name| name != "edge.pid") && mode(path) & 0o077 != 0);
+    if mode(folder) & 0o077 != 0 {
+        open.push(folder.to_owned());
+    }
+    open
+}
+
+fn files(folder: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(folder).unwrap().flatten() {
+        match entry.file_type().unwrap() {
+            kind if kind.is_dir() => found.extend(files(&entry.path())),
+            kind if kind.is_file() => found.push(entry.path()),
+            _ => {}
+        }
+    }
+    found
+}
+
+/// Fails when `holds` does not become true soon.
+pub(crate) fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while !holds() {
+        assert!(Instant::now() < deadline, "{what}: not within 10 s");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// A port from a range that neither slots nor outgoing connections use.
+fn free_port() -> u16 {
+    let offset = (std::process::id() % 20) as u16 * 100;
+    loop {
+        let port = 30_000 + (offset + NEXT_PORT.fetch_add(1, Ordering::Relaxed)) % 2_700;
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
+}
+
+/// An example that cargo built together with the tests. When targets are chosen (`--test`), cargo leaves the examples
+/// as they were.
+fn example(name: &str) -> PathBuf {
+    let test = std::env::current_exe().unwrap();
+    let path = test.parent().and_then(Path::parent).unwrap().join("examples").join(name);
+    assert!(path.exists(), "{} is missing: run `cargo test -p slipway-deploy`", path.display());
+    path
+}
