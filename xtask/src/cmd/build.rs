@@ -1,0 +1,48 @@
+//! `cargo xtask build`: load, plan, show, run, report.
+
+use std::sync::atomic::AtomicBool;
+
+use ::build::{Report, Session};
+use anyhow::Result;
+use oci::Layout;
+
+use crate::exit::{Code, ResultExt};
+use crate::flags;
+use crate::render::{self, Progress};
+
+pub(crate) fn run(flags: &flags::Build) -> Result<()> {
+    let root = super::workspace_root().or_exit(Code::Configuration)?;
+    let session = Session::open(&root).or_exit(Code::Configuration)?;
+    if flags.dry_run {
+        let loaded = session.plan(&flags.services).or_exit(Code::Configuration)?;
+        return render::plan(&loaded.plan, flags.json);
+    }
+    let report = images(&session, &flags.services, &*super::interruption()?)?;
+    render::report(&report, flags.json)?;
+    if flags.load {
+        load(&session, &report)?;
+    }
+    Ok(())
+}
+
+/// The images of `services`: those of the last build if they still hold, or newly built ones.
+pub(crate) fn images(session: &Session, services: &[String], interrupted: &AtomicBool) -> Result<Report> {
+    if let Some(report) = session.unchanged(services) {
+        return Ok(report);
+    }
+    let loaded = session.plan(services).or_exit(Code::Configuration)?;
+    let progress = Progress::new();
+    let report = session.run(&loaded, &progress, interrupted);
+    progress.finish();
+    report
+}
+
+fn load(session: &Session, report: &Report) -> Result<()> {
+    let layout = Layout::open(&report.layout)?;
+    for service in &report.services {
+        let name = session.reference(service);
+        let id = crate::docker::load(&layout, service.image, &name).or_exit(Code::Configuration)?;
+        eprintln!("loaded {name} as {id}");
+    }
+    Ok(())
+}

@@ -1,0 +1,17 @@
+//! `cargo xtask down`: stop everything of an environment.
+
+use anyhow::Result;
+use deploy::Volumes;
+
+use crate::exit::{Code, ResultExt};
+use crate::{flags, render};
+
+pub(crate) fn run(flags: &flags::Down) -> Result<()> {
+    let root = super::workspace_root().or_exit(Code::Configuration)?;
+    let state = super::deploy::state(&root, &flags.environment)?;
+    let layout = super::layout(&root)?;
+    let interrupted = super::interruption()?;
+    let site = super::deploy::site(&state, &layout, &interrupted, &|_| {})?;
+    let volumes = if flags.delete_data { Volumes::Remove } else { Volumes::Keep };
+    render::down(&::deploy::down(&site, volumes)?, flags.json)
+}

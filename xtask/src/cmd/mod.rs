@@ -1,0 +1,40 @@
+//! The subcommands, one file each.
+
+pub(crate) mod build;
+pub(crate) mod deploy;
+pub(crate) mod down;
+pub(crate) mod logs;
+pub(crate) mod rollback;
+pub(crate) mod status;
+pub(crate) mod test;
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use anyhow::{Context, Result};
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::flag;
+
+use crate::exit::{Code, ResultExt};
+
+/// A flag that the first Ctrl-C (or SIGTERM) raises; the second one ends the program at once.
+fn interruption() -> Result<Arc<AtomicBool>> {
+    let raised = Arc::new(AtomicBool::new(false));
+    for signal in [SIGINT, SIGTERM] {
+        flag::register_conditional_shutdown(signal, Code::Interrupted as i32, Arc::clone(&raised))
+            .and_then(|_| flag::register(signal, Arc::clone(&raised)))
+            .context("cannot listen for signals")?;
+    }
+    Ok(raised)
+}
+
+/// The root of the workspace that the user stands in.
+fn workspace_root() -> Result<std::path::PathBuf> {
+    let here = std::env::current_dir().context("the current folder is gone")?;
+    workspace::locate(&here)
+}
+
+/// The image layout that builds of this workspace fill.
+fn layout(root: &std::path::Path) -> Result<std::path::PathBuf> {
+    Ok(::build::Session::open(root).or_exit(Code::Configuration)?.layout())
+}

@@ -1,0 +1,21 @@
+//! `cargo xtask rollback`: a deployment of what served before.
+
+use anyhow::Result;
+use deploy::Progress;
+
+use crate::exit::{Code, ResultExt};
+use crate::flags;
+use crate::render::DeployProgress;
+
+pub(crate) fn run(flags: &flags::Rollback) -> Result<()> {
+    let root = super::workspace_root().or_exit(Code::Configuration)?;
+    let state = super::deploy::state(&root, &flags.environment)?;
+    let layout = super::layout(&root)?;
+    let interrupted = super::interruption()?;
+    let progress = DeployProgress::new();
+    let show = |event: Progress<'_>| progress.show(event);
+    let site = super::deploy::site(&state, &layout, &interrupted, &show)?;
+    let outcome = ::deploy::rollback(&site);
+    progress.finish();
+    super::deploy::finish(&outcome?, &state, flags.json)
+}

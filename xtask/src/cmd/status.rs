@@ -1,0 +1,12 @@
+//! `cargo xtask status`: what is really running.
+
+use anyhow::Result;
+
+use crate::exit::{Code, ResultExt};
+use crate::{flags, render};
+
+pub(crate) fn run(flags: &flags::Status) -> Result<()> {
+    let root = super::workspace_root().or_exit(Code::Configuration)?;
+    let state = super::deploy::state(&root, &flags.environment)?;
+    render::status(&deploy::status(&state)?, flags.json)
+}

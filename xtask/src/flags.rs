@@ -1,0 +1,176 @@
+//! Every flag of every subcommand, and nothing else.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0 done                10 build failed        20 deployment failed and rolled back
+  1 other error         11 tests failed        21 deployment failed and needs a human
+  2 usage               14 not reproducible    22 environment locked by another deployment
+  3 configuration or machine                  130 interrupted";
+
+/// From a Cargo workspace to running services.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", version, after_help = EXIT_CODES)]
+pub(crate) struct Slipway {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    Build(Build),
+    Test(Test),
+    Deploy(Deploy),
+    Status(Status),
+    Logs(Logs),
+    Rollback(Rollback),
+    Down(Down),
+    /// Run one process of a slot; started by a deployment.
+    #[command(hide = true)]
+    Supervise {
+        spec: PathBuf,
+    },
+    /// Run the edge of an environment; started by a deployment.
+    #[command(hide = true)]
+    Edge {
+        state: PathBuf,
+        listen: SocketAddr,
+    },
+}
+
+/// Build reproducible OCI images of services, without a container engine.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  cargo xtask build                     all services
+  cargo xtask build api                 one service: the same bits as when all are built
+  cargo xtask build --dry-run           what would be done
+  cargo xtask build --load              load the images into the Docker engine as well
+  skopeo inspect oci:target/slipway/images:api")]
+pub(crate) struct Build {
+    /// Services to build; all where none is named.
+    pub(crate) services: Vec<String>,
+    /// Print the plan and do nothing.
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Print one JSON document instead of a table.
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Load the images into the Docker engine that DOCKER_HOST names, or the local one.
+    #[arg(long)]
+    pub(crate) load: bool,
+}
+
+/// Run the tests of the whole workspace.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  cargo xtask test                      all tests
+  cargo xtask test -- --test-threads=1  arguments after -- go to the test binaries
+  cargo xtask test deploy               tests whose name contains `deploy`")]
+pub(crate) struct Test {
+    /// Print the command and do nothing.
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Passed on to `cargo test`.
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    pub(crate) arguments: Vec<String>,
+}
+
+/// Which environment, and where it keeps its state.
+#[derive(Debug, Args)]
+pub(crate) struct Environment {
+    /// Name of the environment: `deploy/environments/<name>.yaml`; `local` exists without a file.
+    #[arg(default_value = "local")]
+    pub(crate) environment: String,
+    /// Folder for journal, slots, data and logs [default: .slipway/<environment> in the workspace]
+    #[arg(long, value_name = "FOLDER")]
+    pub(crate) state: Option<PathBuf>,
+}
+
+/// Build, start beside what serves, check, switch traffic, drain and stop what served before.
+///
+/// Nothing is switched before the new release is healthy. If it does not become healthy, what served before serves on.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  cargo xtask deploy                    to this machine: the environment `local`
+  cargo xtask deploy local --dry-run    what would be started, switched and stopped
+  cargo xtask deploy local --json       the outcome as one JSON document")]
+pub(crate) struct Deploy {
+    #[command(flatten)]
+    pub(crate) environment: Environment,
+    /// Print the plan and change nothing in the environment.
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Print one JSON document instead of text.
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// First move a damaged journal aside and begin a new one from what is running.
+    #[arg(long)]
+    pub(crate) repair: bool,
+}
+
+/// Show what is really running: asked from the edge, the processes and their health checks.
+#[derive(Debug, Args)]
+pub(crate) struct Status {
+    #[command(flatten)]
+    pub(crate) environment: Environment,
+    /// Print one JSON document instead of tables.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Show what services wrote.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  cargo xtask logs                      the last lines of every service
+  cargo xtask logs api --follow         go on with what it writes
+  cargo xtask logs api -n 500           more lines")]
+pub(crate) struct Logs {
+    /// One service; all where none is named.
+    pub(crate) service: Option<String>,
+    /// Name of the environment.
+    #[arg(long, short, default_value = "local")]
+    pub(crate) environment: String,
+    /// Folder of the environment [default: .slipway/<environment> in the workspace]
+    #[arg(long, value_name = "FOLDER")]
+    pub(crate) state: Option<PathBuf>,
+    /// How many of the last lines of each process.
+    #[arg(long, short = 'n', default_value_t = 50)]
+    pub(crate) lines: usize,
+    /// Go on with what is added, until Ctrl-C.
+    #[arg(long, short)]
+    pub(crate) follow: bool,
+    /// Print one JSON document a line.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Go back to the release and configuration that served before.
+#[derive(Debug, Args)]
+pub(crate) struct Rollback {
+    #[command(flatten)]
+    pub(crate) environment: Environment,
+    /// Print one JSON document instead of text.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Stop all services of an environment and its edge. Data stays unless asked otherwise.
+#[derive(Debug, Args)]
+pub(crate) struct Down {
+    #[command(flatten)]
+    pub(crate) environment: Environment,
+    /// Delete the data of the services as well. It cannot be brought back.
+    #[arg(long)]
+    pub(crate) delete_data: bool,
+    /// Print one JSON document instead of text.
+    #[arg(long)]
+    pub(crate) json: bool,
+}

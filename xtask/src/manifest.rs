@@ -1,0 +1,80 @@
+//! From a build's report to a release manifest: the one place where the words of building become the words of deploying.
+
+use std::collections::BTreeMap;
+
+use ::build::{BuiltService, Report};
+use anyhow::Result;
+use release::{
+    EnvKind, EnvVar, GitState, HealthCheck, Http, Release, Resources, Route, SCHEMA, Service, Stop, Volume,
+};
+use workspace::ServiceConfig;
+
+/// The release that consists of all images of `report`.
+pub(crate) fn release(report: &Report) -> Result<Release> {
+    let mut services = BTreeMap::new();
+    for built in &report.services {
+        let mut problems = Vec::new();
+        let config = ServiceConfig::load(&built.folder, &mut problems)?.unwrap_or_default();
+        stdx::yaml::refuse_if_any(&problems)?;
+        services.insert(built.name.clone(), service(built, &config));
+    }
+    let git = report.git.as_ref().map(|git| GitState { revision: git.revision.clone(), dirty: git.dirty });
+    Ok(Release { schema: SCHEMA.to_owned(), git, services })
+}
+
+fn service(built: &BuiltService, config: &ServiceConfig) -> Service {
+    Service {
+        version: built.version.clone(),
+        image: built.image,
+        content: built.content,
+        sbom: built.sbom,
+        http: config.http.as_ref().map(http),
+        health: config.health.as_ref().map(health),
+        stop: Stop { signal: config.stop.signal.clone(), grace_ms: config.stop.grace_ms },
+        env: config.env.iter().map(|(name, var)| (name.clone(), variable(var))).collect(),
+        volumes: config.volumes.iter().map(volume).collect(),
+        resources: Resources {
+            memory_bytes: config.resources.memory_mib.map(|mib| mib.saturating_mul(1 << 20)),
+            open_files: config.resources.open_files,
+        },
+    }
+}
+
+fn http(http: &workspace::Http) -> Http {
+    let route = |route: &workspace::Route| Route {
+        host: route.host.clone(),
+        path_prefix: route.path_prefix.clone(),
+        strip_prefix: route.strip_prefix,
+    };
+    Http { port: http.port, port_env: http.port_env.clone(), routes: http.routes.iter().map(route).collect() }
+}
+
+fn health(health: &workspace::Health) -> HealthCheck {
+    HealthCheck {
+        path: health.path.clone(),
+        interval_ms: health.interval_ms,
+        timeout_ms: health.timeout_ms,
+        healthy_threshold: health.healthy_threshold,
+        start_timeout_ms: health.start_timeout_ms,
+    }
+}
+
+fn variable(var: &workspace::EnvVar) -> EnvVar {
+    EnvVar {
+        kind: match var.kind {
+            workspace::EnvKind::String => EnvKind::String,
+            workspace::EnvKind::Integer => EnvKind::Integer,
+            workspace::EnvKind::Number => EnvKind::Number,
+            workspace::EnvKind::Boolean => EnvKind::Boolean,
+            workspace::EnvKind::Url => EnvKind::Url,
+        },
+        required: var.required,
+        secret: var.secret,
+        default: var.default.clone(),
+        description: var.description.clone(),
+    }
+}
+
+fn volume(volume: &workspace::Volume) -> Volume {
+    Volume { name: volume.name.clone(), path: volume.path.clone(), path_env: volume.path_env.clone() }
+}

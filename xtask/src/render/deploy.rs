@@ -1,0 +1,245 @@
+//! What deploying shows: plans, progress, outcomes and the state of an environment.
+
+use std::io::{IsTerminal, stderr};
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::Result;
+use deploy::{
+    Action, Condition, Down, Evidence, Files, Outcome, Plan, ProcessStatus, Progress, Role, SlotStatus,
+    Status,
+};
+use edge::control::Route;
+use indicatif::ProgressBar;
+use serde_json::json;
+
+use super::document;
+use super::table::Table;
+
+/// Progress of a deployment on standard error: a line for each step that is done, and on a terminal what is going on.
+pub(crate) struct DeployProgress {
+    bar: Option<ProgressBar>,
+}
+
+impl DeployProgress {
+    /// A spinner where standard error is a terminal.
+    pub(crate) fn new() -> DeployProgress {
+        let bar = stderr().is_terminal().then(ProgressBar::new_spinner);
+        if let Some(bar) = &bar {
+            bar.enable_steady_tick(Duration::from_millis(120));
+        }
+        DeployProgress { bar }
+    }
+
+    /// Takes the spinner away.
+    pub(crate) fn finish(&self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+
+    /// Shows one event.
+    pub(crate) fn show(&self, event: Progress<'_>) {
+        match event {
+            Progress::StepStarted { step } => {
+                if let Some(bar) = &self.bar {
+                    bar.set_message(step.to_string());
+                }
+            }
+            Progress::StepDone { step, elapsed } => {
+                self.line(&format!("{step} ({} ms)", elapsed.as_millis()))
+            }
+            Progress::StepFailed { step, .. } => self.line(&format!("{step} failed")),
+            Progress::Note { text } => self.line(text),
+            _ => {}
+        }
+    }
+
+    fn line(&self, text: &str) {
+        match &self.bar {
+            Some(bar) => bar.println(text),
+            None => eprintln!("{text}"),
+        }
+    }
+}
+
+/// Prints what a deployment would do.
+pub(crate) fn deploy_plan(plan: &Plan, as_json: bool) -> Result<()> {
+    if as_json {
+        return document("slipway.deploy-plan/1", serde_json::to_value(plan)?);
+    }
+    print!("{}", actions(plan));
+    if plan.routes_before == plan.routes_after {
+        println!("routes stay as they are");
+        return Ok(());
+    }
+    for route in plan.routes_before.iter().filter(|route| !plan.routes_after.contains(route)) {
+        println!("- {}", describe(route));
+    }
+    for route in plan.routes_after.iter().filter(|route| !plan.routes_before.contains(route)) {
+        println!("+ {}", describe(route));
+    }
+    Ok(())
+}
+
+fn actions(plan: &Plan) -> String {
+    let mut table = Table::new(["service", "action", "slot", "stops"]);
+    for (service, service_plan) in &plan.services {
+        let (action, slot) = match &service_plan.action {
+            Action::Keep { slot } => ("keep", slot.as_str()),
+            Action::Start { slot, files: Files::Unpack } => ("start", slot.as_str()),
+            Action::Start { slot, files: Files::Retained } => ("start again", slot.as_str()),
+            Action::Remove => ("remove", ""),
+        };
+        let stops = service_plan.stop.clone().unwrap_or_default();
+        table.row([service.clone(), action.to_owned(), slot.to_owned(), stops]);
+    }
+    table.to_string()
+}
+
+fn describe(route: &Route) -> String {
+    let strip = if route.strip_prefix { ", prefix removed" } else { "" };
+    format!("{}{} to {}{strip}", route.host.as_deref().unwrap_or("*"), route.path_prefix, route.slot)
+}
+
+/// Prints how a deployment or rollback ended.
+pub(crate) fn outcome(outcome: &Outcome, state: &Path, as_json: bool) -> Result<()> {
+    if as_json {
+        return document("slipway.deploy/1", serde_json::to_value(outcome)?);
+    }
+    match outcome {
+        Outcome::NothingToDo { plan } => {
+            println!("nothing to do: the environment {} runs this release", plan.environment);
+            urls(state)
+        }
+        Outcome::Deployed { plan, unfinished } => {
+            print!("{}", actions(plan));
+            report_evidence("after the switch, without harm to what serves:", unfinished);
+            urls(state)
+        }
+        Outcome::RolledBack { evidence, left_behind, .. } => {
+            eprintln!("{evidence}");
+            report_evidence("could not be cleared away; the next deployment does it:", left_behind);
+            Ok(())
+        }
+        Outcome::Interrupted { left_behind, .. } => {
+            report_evidence("could not be cleared away; the next deployment does it:", left_behind);
+            Ok(())
+        }
+        Outcome::NeedsHuman { evidence, .. } => {
+            eprintln!("{evidence}");
+            Ok(())
+        }
+    }
+}
+
+fn report_evidence(heading: &str, all: &[Evidence]) {
+    if !all.is_empty() {
+        eprintln!("{heading}");
+    }
+    for evidence in all {
+        eprintln!("  {evidence}");
+    }
+}
+
+/// Prints where the services answer.
+fn urls(state: &Path) -> Result<()> {
+    let Some(edge) = deploy::status(state)?.edge else { return Ok(()) };
+    for route in &edge.routes {
+        let host = route.host.clone().unwrap_or_else(|| edge.listen.ip().to_string());
+        println!("http://{host}:{}{}  {}", edge.listen.port(), route.path_prefix, route.slot);
+    }
+    Ok(())
+}
+
+/// Prints the state of an environment.
+pub(crate) fn status(status: &Status, as_json: bool) -> Result<()> {
+    if as_json {
+        return document("slipway.status/1", serde_json::to_value(status)?);
+    }
+    match &status.edge {
+        None => println!("no edge is running"),
+        Some(edge) => {
+            println!("edge {} on {}, table {}", edge.pid, edge.listen, edge.generation);
+            for route in &edge.routes {
+                println!("  {}", describe(route));
+            }
+        }
+    }
+    let mut table =
+        Table::new(["service", "slot", "role", "condition", "health", "restarts", "requests", "in flight"]);
+    for (service, slots) in &status.services {
+        for slot in slots {
+            table.row(slot_row(service, slot));
+        }
+    }
+    print!("{table}");
+    if let Some(holder) = &status.locked_by {
+        println!("locked by {holder}");
+    }
+    if let Some(trouble) = &status.trouble {
+        println!("{trouble}");
+    }
+    Ok(())
+}
+
+fn slot_row(service: &str, slot: &SlotStatus) -> [String; 8] {
+    let role = match slot.role {
+        Role::Active => "active",
+        Role::Retained => "kept for rollback",
+        Role::Leftover => "left over",
+    };
+    let condition = match slot.condition {
+        Condition::Serving => "serving",
+        Condition::Broken => "broken",
+        Condition::Stopped => "stopped",
+    };
+    let health = |process: &ProcessStatus| {
+        if process.health.is_healthy() {
+            "healthy".to_owned()
+        } else {
+            shortened(&process.health.to_string())
+        }
+    };
+    let asked = slot.processes.iter().filter(|_| slot.condition != Condition::Stopped);
+    let health = asked.map(health).collect::<Vec<_>>().join(", ");
+    let restarts: u32 = slot.processes.iter().map(|process| process.restarts).sum();
+    let counter = |pick: fn(&edge::control::SlotCounters) -> u64| {
+        slot.counters.as_ref().map(|counters| pick(counters).to_string()).unwrap_or_default()
+    };
+    [
+        service.to_owned(),
+        slot.slot.clone(),
+        role.to_owned(),
+        condition.to_owned(),
+        health,
+        restarts.to_string(),
+        counter(|counters| counters.requests),
+        counter(|counters| counters.in_flight),
+    ]
+}
+
+/// As much of an answer as fits into a table; `--json` has all of it.
+fn shortened(text: &str) -> String {
+    const MOST: usize = 60;
+    if text.chars().count() <= MOST {
+        text.to_owned()
+    } else {
+        text.chars().take(MOST).chain(['…']).collect()
+    }
+}
+
+/// Prints what was stopped.
+pub(crate) fn down(down: &Down, as_json: bool) -> Result<()> {
+    if as_json {
+        return document("slipway.down/1", json!(down));
+    }
+    for slot in &down.stopped {
+        println!("stopped {slot}");
+    }
+    for volume in &down.volumes_removed {
+        println!("deleted the data of {volume}");
+    }
+    println!("{}", if down.edge_stopped { "stopped the edge" } else { "no edge was running" });
+    Ok(())
+}

@@ -1,0 +1,238 @@
+//! `cargo xtask deploy` and its neighbours on a workspace with one small service, with real processes and real requests.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use load::{ConnectionUse, Plan, Profile};
+use serde_json::Value;
+
+use crate::support::{Fixture, Run};
+
+/// A workspace with the service `web`, an environment on free ports, and whatever runs there stopped at the end.
+struct Site {
+    fixture: Fixture,
+    listen: SocketAddr,
+}
+
+impl Site {
+    fn new() -> Site {
+        let fixture = Fixture::new();
+        fixture.package("web", "", "");
+        fixture.write(
+            "crates/web/service.yaml",
+            "http: { port: 9000, routes: [{ path_prefix: / }] }\n\
+             health: { path: /health, interval_ms: 50, healthy_threshold: 3, start_timeout_ms: 5000 }\n\
+             stop: { grace_ms: 2000 }\n\
+             volumes: [{ name: web-data, path: /data, path_env: DATA_DIR }]\n",
+        );
+        let listen = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let site = Site { fixture, listen };
+        site.environment("settle_ms: 0\n");
+        site.version("1", "200 OK");
+        site.fixture.lock();
+        site
+    }
+
+    fn environment(&self, more: &str) {
+        let text = format!("edge: {{ listen: \"{}\" }}\n{more}", self.listen);
+        self.fixture.write("deploy/environments/local.yaml", &text);
+    }
+
+    /// Changes the service's source: which version it says it is, and what it answers to its health check.
+    fn version(&self, version: &str, health: &str) {
+        let source = include_str!("../fixtures/web.rs")
+            .replace("VERSION-0", version)
+            .replace("\"200 OK\";", &format!("\"{health}\";"));
+        self.fixture.write("crates/web/src/main.rs", &source);
+    }
+
+    fn deploy(&self) -> Run {
+        self.fixture.run(&["deploy", "local"])
+    }
+
+    fn deployed(&self) {
+        let run = self.deploy();
+        assert_eq!(run.code, 0, "{}\n{}", run.stdout, run.stderr);
+    }
+
+    fn get(&self, path: &str) -> Option<String> {
+        let mut stream = TcpStream::connect(self.listen).ok()?;
+        stream.set_read_timeout(Some(Duration::from_secs(10))).ok()?;
+        write!(stream, "GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").ok()?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).ok()?;
+        Some(answer.split_once("\r\n\r\n")?.1.to_owned())
+    }
+
+    #[track_caller]
+    fn serves(&self, version: &str) {
+        assert_eq!(self.get("/").as_deref(), Some(version));
+    }
+
+    fn ledger(&self) -> Vec<String> {
+        let path: PathBuf = self.fixture.path(".slipway/local/data/web-data/ledger");
+        fs::read_to_string(path).unwrap_or_default().lines().map(str::to_owned).collect()
+    }
+}
+
+impl Drop for Site {
+    fn drop(&mut self) {
+        self.fixture.run(&["down", "local"]);
+    }
+}
+
+#[test]
+fn deploy_status_logs_rollback_down() {
+    let site = Site::new();
+    site.deployed();
+    site.serves("1");
+    let again = site.deploy();
+    assert!(again.code == 0 && again.stdout.contains("nothing to do"), "{}", again.stdout);
+    site.version("2", "200 OK");
+    let dry = site.fixture.run(&["deploy", "--dry-run"]);
+    assert!(dry.stdout.contains("start") && dry.stdout.contains("+ "), "{}", dry.stdout);
+    site.serves("1");
+    let run = site.deploy();
+    assert!(run.stdout.contains(&format!("http://127.0.0.1:{}/", site.listen.port())), "{}", run.stdout);
+    site.serves("2");
+    let status = site.fixture.json(&["status"]);
+    let slots = status["services"]["web"].as_array().unwrap();
+    let roles: Vec<_> = slots
+        .iter()
+        .map(|slot| (slot["role"].as_str().unwrap(), slot["condition"].as_str().unwrap()))
+        .collect();
+    assert!(roles.contains(&("active", "serving")) && roles.contains(&("retained", "stopped")), "{roles:?}");
+    assert!(site.fixture.run(&["logs", "web"]).stdout.contains("2 listens on"));
+    assert_eq!(site.fixture.run(&["rollback"]).code, 0);
+    site.serves("1");
+    let down = site.fixture.run(&["down"]);
+    assert!(down.code == 0 && down.stdout.contains("stopped the edge"), "{}", down.stdout);
+    assert_eq!(site.get("/"), None);
+    assert_eq!(site.fixture.json(&["status"])["edge"], Value::Null);
+}
+
+#[test]
+fn a_release_that_is_not_healthy_never_serves() {
+    let site = Site::new();
+    site.deployed();
+    site.version("sick", "500 Internal Server Error");
+    site.deploy().fails(20, &["what served before serves on", "500", "sick is 500", "sick listens on"]);
+    site.serves("1");
+    let source = "fn main() { eprintln!(\"no configuration\"); std::process::exit(7); }\n";
+    site.fixture.write("crates/web/src/main.rs", source);
+    site.deploy().fails(20, &["no configuration", "7"]);
+    site.serves("1");
+    site.version("3", "200 OK");
+    site.deployed();
+    site.serves("3");
+}
+
+#[test]
+fn what_is_wrong_with_environment_or_machine_is_said_before_anything_changes() {
+    let site = Site::new();
+    site.environment("drain_timeout: 5\n");
+    site.deploy().fails(3, &["local.yaml:2", "drain_timeout"]);
+    site.environment("services: { nobody: {} }\n");
+    site.deploy().fails(3, &["nobody"]);
+    site.fixture.run(&["deploy", "moon"]).fails(3, &["moon"]);
+    site.environment("");
+    let _busy = TcpListener::bind(site.listen).unwrap();
+    site.deploy().fails(3, &[&site.listen.to_string(), "in use"]);
+}
+
+#[test]
+fn a_damaged_journal_stops_the_deployment_and_not_the_service() {
+    let site = Site::new();
+    site.deployed();
+    let journal = site.fixture.path(".slipway/local/journal.jsonl");
+    let text = fs::read_to_string(&journal).unwrap();
+    let line = text.lines().next().unwrap();
+    fs::write(&journal, text.replacen(line, &line.replacen("begin", "bogin", 1), 1)).unwrap();
+    site.version("2", "200 OK");
+    site.deploy().fails(21, &["journal.jsonl:1", "--repair"]);
+    site.serves("1");
+    assert!(site.fixture.run(&["status"]).stdout.contains("damaged"));
+    let run = site.fixture.run(&["deploy", "--repair"]);
+    assert_eq!(run.code, 0, "{}", run.stderr);
+    site.serves("2");
+}
+
+#[test]
+fn a_damaged_layout_stops_the_deployment_and_not_the_service() {
+    let site = Site::new();
+    site.deployed();
+    site.version("2", "200 OK");
+    let report = site.fixture.json(&["build"]);
+    let layer = report["services"][0]["layers"].as_array().unwrap().last().unwrap();
+    let blob = site
+        .fixture
+        .path("target/slipway/images/blobs/sha256")
+        .join(layer["digest"].as_str().unwrap().trim_start_matches("sha256:"));
+    let mut bytes = fs::read(&blob).unwrap();
+    bytes[100] ^= 1;
+    fs::write(&blob, bytes).unwrap();
+    site.deploy().fails(20, &["damaged", "serves on"]);
+    site.serves("1");
+}
+
+/// How much the proof does: deployments, and requests while they run.
+struct Proof {
+    deployments: usize,
+    rate_per_second: u32,
+    requests: u64,
+}
+
+/// SLIPWAY_PROOF=long for the figures of the documentation; the short one takes half a minute.
+fn proof() -> Proof {
+    match std::env::var("SLIPWAY_PROOF").as_deref() {
+        Ok("long") => Proof { deployments: 20, rate_per_second: 1_000, requests: 120_000 },
+        _ => Proof { deployments: 5, rate_per_second: 500, requests: 12_000 },
+    }
+}
+
+#[test]
+fn deployments_under_load_lose_no_request() {
+    let site = Site::new();
+    site.deployed();
+    let proof = proof();
+    let profiles = vec![
+        Profile::get("new connections", ConnectionUse::New, ["/"]).share(3),
+        Profile::get("keep-alive", ConnectionUse::KeepAlive, ["/"]).share(3),
+        Profile::get("naive keep-alive", ConnectionUse::KeepAliveNaive, ["/"]).share(3),
+        Profile::post("ledger", ConnectionUse::KeepAliveNaive, "/ledger/{id}", "{id}").share(3),
+        Profile::get("slow", ConnectionUse::KeepAlive, ["/slow"]).share(1),
+    ];
+    let plan = Plan {
+        rate_per_second: proof.rate_per_second,
+        max_requests: proof.requests,
+        max_duration: Duration::from_secs(600),
+        served_by_header: Some("x-release".to_owned()),
+        ..Plan::new(site.listen, profiles)
+    };
+    let report = std::thread::scope(|scope| {
+        let generator = scope.spawn(|| load::run(&plan).unwrap());
+        for version in 2..=proof.deployments + 1 {
+            site.version(&version.to_string(), "200 OK");
+            site.deployed();
+        }
+        assert!(!generator.is_finished(), "the load ended before the deployments");
+        generator.join().unwrap()
+    });
+    eprintln!("{}", serde_json::to_string_pretty(&serde_json::json!({
+        "deployments": proof.deployments, "sent": report.sent, "ok": report.ok, "lost": report.lost, "skipped": report.skipped,
+        "acknowledged": report.acknowledged.len(), "served_by": report.served_by.len(), "profiles": report.profiles,
+    })).unwrap());
+    assert_eq!(report.lost, 0, "{:#?}", report.losses);
+    assert_eq!(report.skipped, 0);
+    assert_eq!(
+        (report.sent, report.served_by.len()),
+        (proof.requests, proof.deployments + 1),
+        "{:?}",
+        report.served_by
+    );
+    let verdict = report.check_ledger(site.ledger());
+    assert!(verdict.is_clean(), "{verdict:?}");
+}

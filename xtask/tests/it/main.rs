@@ -1,0 +1,10 @@
+//! Drives the real `xtask` binary on real workspaces, one module per command.
+
+#![allow(clippy::unwrap_used, reason = "in a test a panic is the report")]
+
+mod build;
+mod deploy;
+mod interop;
+mod platform;
+mod structure;
+mod support;

@@ -1,0 +1,186 @@
+//! Workspaces made on the spot, and the real binary run in them.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+/// A Cargo workspace in a temporary folder.
+pub(crate) struct Fixture {
+    folder: PathBuf,
+    /// Removed at the end, where the workspace is a temporary one.
+    _temporary: Option<tempfile::TempDir>,
+    env: BTreeMap<String, String>,
+}
+
+/// How a run of the binary ended.
+pub(crate) struct Run {
+    pub(crate) code: i32,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
+}
+
+impl Fixture {
+    /// An empty workspace with the toolchain of this repository.
+    pub(crate) fn new() -> Fixture {
+        let temporary = tempfile::tempdir().unwrap();
+        let folder = temporary.path().to_owned();
+        let fixture = Fixture { _temporary: Some(temporary), ..Fixture::at(folder) };
+        fixture.write("Cargo.toml", "[workspace]\nresolver = \"3\"\nmembers = [\"crates/*\"]\n");
+        let toolchain = Path::new(env!("CARGO_MANIFEST_DIR")).join("../rust-toolchain.toml");
+        fixture.write("rust-toolchain.toml", &fs::read_to_string(toolchain).unwrap());
+        fixture
+    }
+
+    /// The workspace that is in `folder`.
+    pub(crate) fn at(folder: PathBuf) -> Fixture {
+        Fixture { folder, _temporary: None, env: BTreeMap::new() }
+    }
+
+    /// A workspace with one service `hello` without dependencies.
+    pub(crate) fn hello() -> Fixture {
+        let fixture = Fixture::new();
+        fixture.package("hello", "", "fn main() { println!(\"hello\"); }\n");
+        fixture.lock();
+        fixture
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.folder.join(name)
+    }
+
+    pub(crate) fn write(&self, name: &str, text: &str) {
+        let path = self.path(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    }
+
+    /// Adds the binary package `crates/<name>`; `manifest` follows its `[package]` table.
+    pub(crate) fn package(&self, name: &str, manifest: &str, main: &str) {
+        self.manifest(name, manifest);
+        self.write(&format!("crates/{name}/src/main.rs"), main);
+    }
+
+    /// Adds the library package `crates/<name>`.
+    pub(crate) fn library(&self, name: &str, manifest: &str, lib: &str) {
+        self.manifest(name, manifest);
+        self.write(&format!("crates/{name}/src/lib.rs"), lib);
+    }
+
+    fn manifest(&self, name: &str, manifest: &str) {
+        let head = format!(
+            "[package]\nname = \"{name}\"\nversion = \"1.2.3\"\nedition = \"2024\"\nlicense = \"MIT\"\n"
+        );
+        self.write(&format!("crates/{name}/Cargo.toml"), &format!("{head}{manifest}\n"));
+    }
+
+    /// Writes Cargo.lock from what is on this machine.
+    pub(crate) fn lock(&self) {
+        let args = ["generate-lockfile", "--offline", "--quiet"];
+        assert!(
+            Command::new(env!("CARGO")).args(args).current_dir(self.path("")).status().unwrap().success()
+        );
+    }
+
+    /// Sets a variable for every later run.
+    pub(crate) fn env(&mut self, name: &str, value: &str) {
+        self.env.insert(name.to_owned(), value.to_owned());
+    }
+
+    /// The command, for callers that start it by themselves.
+    pub(crate) fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_xtask"));
+        self.prepare(command.args(args));
+        command
+    }
+
+    /// Runs the binary from a shell that did `before` first.
+    pub(crate) fn run_after(&self, before: &str, args: &[&str]) -> Run {
+        let mut shell = Command::new("sh");
+        shell
+            .args(["-c", &format!("{before} && exec \"$0\" \"$@\""), env!("CARGO_BIN_EXE_xtask")])
+            .args(args);
+        self.prepare(&mut shell);
+        Run::new(shell.output().unwrap())
+    }
+
+    fn prepare(&self, command: &mut Command) {
+        // What `cargo test` sets for this program is not what a user has.
+        for (name, _) in
+            std::env::vars().filter(|(name, _)| name.starts_with("CARGO_") && name != "CARGO_HOME")
+        {
+            command.env_remove(name);
+        }
+        command.current_dir(self.path("")).envs(&self.env);
+    }
+
+    pub(crate) fn run(&self, args: &[&str]) -> Run {
+        Run::new(self.command(args).output().unwrap())
+    }
+
+    /// Runs with `--json`, which must succeed, and gives the document.
+    pub(crate) fn json(&self, args: &[&str]) -> Value {
+        let run = self.run(&[args, &["--json"]].concat());
+        assert_eq!(run.code, 0, "{}", run.stderr);
+        serde_json::from_str(&run.stdout).unwrap()
+    }
+
+    /// Builds and gives the digest of each image, by service.
+    pub(crate) fn digests(&self, args: &[&str]) -> BTreeMap<String, String> {
+        digests(&self.json(&[&["build"], args].concat()))
+    }
+}
+
+/// The digest of each image of a build's report, by service.
+pub(crate) fn digests(report: &Value) -> BTreeMap<String, String> {
+    let text = |value: &Value| value.as_str().unwrap().to_owned();
+    report["services"].as_array().unwrap().iter().map(|s| (text(&s["name"]), text(&s["image"]))).collect()
+}
+
+impl Run {
+    fn new(output: Output) -> Run {
+        Run {
+            code: output.status.code().unwrap_or(-1),
+            stdout: String::from_utf8(output.stdout).unwrap(),
+            stderr: String::from_utf8(output.stderr).unwrap(),
+        }
+    }
+
+    /// Asserts the exit code and what standard error says.
+    #[track_caller]
+    pub(crate) fn fails(&self, code: i32, texts: &[&str]) {
+        assert_eq!(self.code, code, "stdout: {}\nstderr: {}", self.stdout, self.stderr);
+        for text in texts {
+            assert!(self.stderr.contains(text), "`{text}` is not in: {}", self.stderr);
+        }
+    }
+}
+
+/// Copies a folder with all that is in it.
+pub(crate) fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy(&entry.path(), &target);
+        } else {
+            fs::copy(entry.path(), target).unwrap();
+        }
+    }
+}
+
+/// Polls until `probe` gives a value; panics after a minute.
+pub(crate) fn wait_for<T>(what: &str, mut probe: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    loop {
+        if let Some(value) = probe() {
+            return value;
+        }
+        assert!(Instant::now() < deadline, "waited in vain for {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
