@@ -16,6 +16,7 @@ use tokio::time::Sleep;
 use crate::gauge::Held;
 use crate::live::Flight;
 use crate::log::AccessEntry;
+use crate::stall::Stall;
 use crate::upstream::{Connection, Pool};
 
 /// How long a service may leave `Expect: 100-continue` unanswered before the body is sent all the same (RFC 9110, section
@@ -27,6 +28,16 @@ pub(crate) struct Upload {
     inner: Option<Incoming>,
     progress: Arc<Progress>,
     gate: Option<Gate>,
+    stall: Stall,
+}
+
+/// Why a request body ended early.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum UploadError {
+    #[error(transparent)]
+    Broken(#[from] hyper::Error),
+    #[error("the request body stopped coming")]
+    Stalled,
 }
 
 /// How far an upload is, for the one who waits for the answer.
@@ -34,6 +45,8 @@ pub(crate) struct Progress {
     state: Mutex<(Instant, Waiting)>,
     /// Whether the service was willing to take the body so far.
     is_wanted: AtomicBool,
+    /// Whether the body was given up because the client stopped sending.
+    is_abandoned: AtomicBool,
 }
 
 /// Whose turn it is.
@@ -51,17 +64,21 @@ struct Gate {
 }
 
 impl Upload {
-    pub(crate) fn new(body: Incoming) -> Upload {
-        Upload { inner: (!body.is_end_stream()).then_some(body), ..Upload::none() }
+    /// The body of a client that may stop sending for as long as `stall_timeout`.
+    pub(crate) fn new(body: Incoming, stall_timeout: Duration) -> Upload {
+        let inner = (!body.is_end_stream()).then_some(body);
+        Upload { inner, stall: Stall::new(stall_timeout), ..Upload::none() }
     }
 
     /// No body at all.
     pub(crate) fn none() -> Upload {
         let state = Mutex::new((Instant::now(), Waiting::Service));
+        let (is_wanted, is_abandoned) = (AtomicBool::new(true), AtomicBool::new(false));
         Upload {
             inner: None,
-            progress: Arc::new(Progress { state, is_wanted: AtomicBool::new(true) }),
+            progress: Arc::new(Progress { state, is_wanted, is_abandoned }),
             gate: None,
+            stall: Stall::new(Duration::MAX),
         }
     }
 
@@ -104,27 +121,43 @@ impl Upload {
         self.progress.is_wanted.store(true, Ordering::Release);
         Poll::Ready(())
     }
+
+    /// Ready when the client has let the transfer stand for too long: the answer, which may come at the same time, has not
+    /// moved either.
+    fn poll_stalled(&mut self, cx: &mut Context<'_>) -> Poll<UploadError> {
+        loop {
+            ready!(self.stall.poll_exceeded(cx));
+            self.stall.moved();
+            if self.progress.stalled().0.elapsed() >= self.stall.limit() {
+                self.progress.is_abandoned.store(true, Ordering::Release);
+                return Poll::Ready(UploadError::Stalled);
+            }
+        }
+    }
 }
 
 impl Body for Upload {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = UploadError;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, UploadError>>> {
         ready!(self.poll_gate(cx));
         let this = &mut *self;
         let Some(body) = &mut this.inner else { return Poll::Ready(None) };
-        let polled = Pin::new(body).poll_frame(cx);
-        let mut state = this.progress.state();
-        match &polled {
-            Poll::Ready(_) => *state = (Instant::now(), Waiting::Service),
-            Poll::Pending => state.1 = Waiting::Client,
+        match Pin::new(body).poll_frame(cx) {
+            Poll::Ready(frame) => {
+                this.stall.moved();
+                *this.progress.state() = (Instant::now(), Waiting::Service);
+                Poll::Ready(frame.map(|frame| frame.map_err(UploadError::from)))
+            }
+            Poll::Pending => {
+                this.progress.state().1 = Waiting::Client;
+                this.poll_stalled(cx).map(|error| Some(Err(error)))
+            }
         }
-        drop(state);
-        polled
     }
 
     fn is_end_stream(&self) -> bool {
@@ -142,9 +175,14 @@ impl Progress {
         *self.state()
     }
 
-    /// The wait for the answer begins now.
-    pub(crate) fn begin(&self) {
+    /// Something moves, or the wait for it begins.
+    pub(crate) fn touch(&self) {
         self.state().0 = Instant::now();
+    }
+
+    /// Whether the client stopped sending and was given up.
+    pub(crate) fn is_abandoned(&self) -> bool {
+        self.is_abandoned.load(Ordering::Acquire)
     }
 
     /// False while the service was asked whether it wants the body and has not said so.
@@ -177,6 +215,8 @@ pub(crate) enum Source {
 pub(crate) struct Download {
     inner: Incoming,
     open: Option<Open>,
+    /// What arrives here counts as movement for the request's body too.
+    upload: Arc<Progress>,
 }
 
 /// What a request holds until its answer is complete. The order of the fields is the order in which they are let go.
@@ -186,6 +226,8 @@ pub(crate) struct Open {
     pub(crate) flight: Flight,
     /// Whether another request may follow on the connection.
     pub(crate) is_reusable: bool,
+    /// The request's body, which may still be on its way.
+    pub(crate) upload: Arc<Progress>,
 }
 
 impl ResponseBody {
@@ -196,11 +238,13 @@ impl ResponseBody {
 
 impl Download {
     pub(crate) fn new(inner: Incoming, open: Open) -> Download {
-        Download { inner, open: Some(open) }
+        let upload = Arc::clone(&open.upload);
+        Download { inner, open: Some(open), upload }
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         let frame = ready!(Pin::new(&mut self.inner).poll_frame(cx));
+        self.upload.touch();
         match &frame {
             Some(Err(_)) => {
                 if let Some(open) = self.open.take() {
@@ -214,7 +258,7 @@ impl Download {
     }
 
     fn complete(&mut self) {
-        if let Some(Open { connection, pool, flight, is_reusable }) = self.open.take() {
+        if let Some(Open { connection, pool, flight, is_reusable, .. }) = self.open.take() {
             if is_reusable {
                 pool.put(connection);
             } else {

@@ -6,6 +6,8 @@ use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::routing;
+
 /// The value of `schema` in a routing table that this version reads and writes.
 pub const SCHEMA: &str = "slipway.edge-table/1";
 
@@ -21,6 +23,17 @@ pub struct Table {
     pub routes: Vec<Route>,
     /// The places that requests go to, by slot name.
     pub slots: BTreeMap<String, Slot>,
+}
+
+impl Table {
+    /// Whether requests can be routed by this table: what the edge checks before it puts one in force, without the
+    /// generation.
+    ///
+    /// # Errors
+    /// The first reason why not, for people.
+    pub fn check(&self) -> Result<(), String> {
+        routing::check(self).map_err(|error| format!("{error:#}"))
+    }
 }
 
 /// Requests for a host below a path prefix go to a slot.

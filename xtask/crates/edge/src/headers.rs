@@ -21,17 +21,13 @@ const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 /// The prefix that the edge removed, so that a service can make links.
 pub(crate) const FORWARDED_PREFIX: HeaderName = HeaderName::from_static("x-forwarded-prefix");
 
-/// What services take a client's address, name or scheme from. Some read `_` as `-`, so both spellings count.
-const ABOUT_CLIENT: [&str; 8] = [
-    "forwarded",
-    "x-forwarded-for",
-    "x-forwarded-host",
-    "x-forwarded-port",
-    "x-forwarded-prefix",
-    "x-forwarded-proto",
-    "x-forwarded-server",
-    "x-real-ip",
-];
+/// What services take a client's address, name, scheme or the target of its request from, besides everything that begins
+/// with [`FORWARDED_FAMILY`]. Some read `_` as `-`, so both spellings count.
+const ABOUT_CLIENT: [&str; 6] =
+    ["forwarded", "true-client-ip", "x-client-ip", "x-original-url", "x-real-ip", "x-rewrite-url"];
+
+/// `X-Forwarded-For`, `-Proto`, `-Host`, `-Prefix`, and whatever else the proxies of this world have added.
+const FORWARDED_FAMILY: &str = "x-forwarded-";
 
 /// Headers of one hop (RFC 9110, section 7.6.1, and those that RFC 2616 named). `Trailer` describes the body and stays.
 const HOP_BY_HOP: [HeaderName; 8] = [
@@ -117,7 +113,10 @@ pub(crate) fn to_service(headers: &mut HeaderMap, client: &Client<'_>, upgrade: 
 
 fn say_about_client(headers: &mut HeaderMap, client: &Client<'_>) {
     if !client.is_proxy_trusted {
-        let is_about = |name: &HeaderName| ABOUT_CLIENT.contains(&name.as_str().replace('_', "-").as_str());
+        let is_about = |name: &HeaderName| {
+            let name = name.as_str().replace('_', "-");
+            name.starts_with(FORWARDED_FAMILY) || ABOUT_CLIENT.contains(&name.as_str())
+        };
         let names: Vec<_> = headers.keys().filter(|name| is_about(name)).cloned().collect();
         for name in names {
             headers.remove(name);

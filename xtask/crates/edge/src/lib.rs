@@ -14,6 +14,7 @@ mod proxy;
 mod routing;
 mod server;
 mod socket;
+mod stall;
 mod store;
 mod upstream;
 
@@ -44,6 +45,9 @@ pub struct Options {
     pub send_timeout: Duration,
     /// How long a service may take to begin its answer once it has the request, before that is answered 504.
     pub answer_timeout: Duration,
+    /// How long a client may leave a transfer standing, before its connection is closed: not read what is ready for it, or
+    /// not go on with a body that it began. A service may be silent for as long as it likes between parts of its answer.
+    pub stall_timeout: Duration,
     /// How long in-flight requests get when the edge is stopped by a signal.
     pub stop_timeout: Duration,
 }
@@ -60,6 +64,7 @@ impl Options {
             head_timeout: Duration::from_secs(10),
             send_timeout: Duration::from_secs(2),
             answer_timeout: Duration::from_secs(60),
+            stall_timeout: Duration::from_secs(120),
             stop_timeout: Duration::from_secs(30),
         }
     }

@@ -168,7 +168,7 @@ impl Proxy {
         parts.version = Version::HTTP_11;
         let uri = std::mem::take(&mut parts.uri);
         let client_prefix = parts.headers.get(headers::FORWARDED_PREFIX).cloned();
-        let body = Upload::new(body);
+        let body = Upload::new(body, self.options.stall_timeout);
         let spare = (headers::is_repeatable(&parts.method) && body.is_empty()).then(|| head_of(&parts));
         let is_held = headers::expects_continue(&parts.headers) && !body.is_empty();
         let mut request = Request::from_parts(parts, body);
@@ -200,7 +200,8 @@ impl Proxy {
                 Outcome::Answered(answer) => {
                     flight.slot.counters.answered(answer.status());
                     let is_reusable = progress.is_wanted();
-                    return Ok((answer, Open { connection, pool, flight, is_reusable }));
+                    let upload = progress;
+                    return Ok((answer, Open { connection, pool, flight, is_reusable, upload }));
                 }
                 Outcome::NotSent(request, error) => {
                     errand.request = request;
@@ -223,7 +224,7 @@ impl Proxy {
     /// Sends the request and waits for the head of the answer.
     async fn send(&self, connection: &mut Connection, request: Request<Upload>) -> Outcome {
         let progress = request.body().progress();
-        progress.begin();
+        progress.touch();
         let mut answer = std::pin::pin!(connection.sender.try_send_request(request));
         loop {
             let (since, _) = progress.stalled();
@@ -235,6 +236,7 @@ impl Proxy {
                     let text = format!("{:#}", anyhow::Error::new(error.into_error()));
                     return match request {
                         Some(request) => Outcome::NotSent(request, text),
+                        None if progress.is_abandoned() => Outcome::Failed(EdgeError::UploadStalled),
                         None => Outcome::Lost(text),
                     };
                 }

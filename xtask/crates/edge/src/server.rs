@@ -20,6 +20,7 @@ use crate::headers::RequestIds;
 use crate::live::Live;
 use crate::proxy::Proxy;
 use crate::socket::{self, Control};
+use crate::stall::WriteLimit;
 use crate::store::{Restored, StateDir};
 use crate::{Options, log};
 
@@ -27,13 +28,22 @@ use crate::{Options, log};
 /// that the client is the side that closes.
 const CLIENT_IDLE_TIMEOUT: Duration = Duration::from_secs(120);
 
+/// Longest request head. Common servers allow 8 to 64 KiB; each connection may hold one in memory.
+const MAX_HEAD_BYTES: usize = 64 * 1024;
+
+/// A client that vanished without a word is noticed after about two minutes of silence: probes begin after the first, and
+/// a missing answer to this many in a row ends the connection. It also ends upgraded ones, which may be silent for long.
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
+const KEEPALIVE_PROBES: u32 = 4;
+
 /// When stopping: how long idle connections stay open for a last request, which is answered with `Connection: close`.
 const LAST_REQUEST_GRACE: Duration = Duration::from_millis(500);
 
 /// When stopping: how long connections that wait in the backlog are still taken, while more may come.
 const BACKLOG_TIME: Duration = Duration::from_millis(100);
 
-/// When stopping: how long finished answers may take to leave.
+/// When stopping: how long finished answers may at least take to leave.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Files that are not connections.
@@ -60,11 +70,26 @@ pub(crate) enum Phase {
 pub fn serve(options: Options) -> Result<()> {
     let state = Arc::new(StateDir::open(&options.state_dir)?);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let outcome = runtime.block_on(async { run(options, &state, state.restore()?).await });
+    let outcome = runtime.block_on(async { run(options, &state, restore(&state)?).await });
     state.close();
     runtime.shutdown_timeout(Duration::from_millis(100));
     log::flush();
     outcome
+}
+
+/// The table to begin with, kept twice again where one file was damaged.
+fn restore(state: &StateDir) -> Result<Restored> {
+    let restored = state.restore()?;
+    if let Some(reason) = &restored.fallback {
+        let next = "compare the generation with that of the last deployment; deploy again if it is older";
+        let generation = restored.table.generation;
+        let fields = json!({ "reason": reason, "restored_generation": generation, "next": next });
+        log::event("TABLE_UNUSABLE", fields);
+    }
+    if let Err(error) = state.repair(&restored.table) {
+        log::event("table_not_repaired", json!({ "error": format!("{error:#}") }));
+    }
+    Ok(restored)
 }
 
 async fn run(options: Options, state: &Arc<StateDir>, restored: Restored) -> Result<()> {
@@ -129,19 +154,11 @@ fn raise_file_limit(wanted: usize) -> usize {
 }
 
 fn report_start(listen: SocketAddr, max_connections: usize, restored: &Restored) {
-    let generation = restored.table.generation;
-    if let Some(reason) = &restored.fallback {
-        let next = "deploy again: the newest routing table is lost";
-        log::event(
-            "TABLE_UNUSABLE",
-            json!({ "reason": reason, "restored_generation": generation, "next": next }),
-        );
-    }
     let fields = json!({
         "listen": listen,
         "pid": std::process::id(),
         "version": env!("CARGO_PKG_VERSION"),
-        "generation": generation,
+        "generation": restored.table.generation,
         "routes": restored.table.routes.len(),
         "max_connections": max_connections,
     });
@@ -227,9 +244,10 @@ async fn accept_one(
 
 /// Serves one connection of a client until it ends or carries an upgraded protocol.
 async fn converse(stream: TcpStream, client: SocketAddr, proxy: Arc<Proxy>, _held: [Held; 2]) {
-    let _ = stream.set_nodelay(true);
+    // Without these it is a worse connection, and still one.
+    let _ = tune(&stream);
     let mut phase = proxy.phase.clone();
-    let head_timeout = proxy.options.head_timeout;
+    let (head_timeout, stall_timeout) = (proxy.options.head_timeout, proxy.options.stall_timeout);
     let has_spoken = Arc::new(AtomicBool::new(false));
     let spoken = Arc::clone(&has_spoken);
     let service = service_fn(move |request| {
@@ -239,8 +257,9 @@ async fn converse(stream: TcpStream, client: SocketAddr, proxy: Arc<Proxy>, _hel
     });
     let mut builder = http1::Builder::new();
     // For hyper this time runs from the end of the last answer to the end of the next head, so it bounds idling as well.
-    builder.timer(TokioTimer::new()).header_read_timeout(CLIENT_IDLE_TIMEOUT);
-    let connection = builder.serve_connection(TokioIo::new(stream), service).with_upgrades();
+    builder.timer(TokioTimer::new()).header_read_timeout(CLIENT_IDLE_TIMEOUT).max_buf_size(MAX_HEAD_BYTES);
+    let stream = TokioIo::new(WriteLimit::new(stream, stall_timeout));
+    let connection = builder.serve_connection(stream, service).with_upgrades();
     let mut connection = std::pin::pin!(connection);
     let mut first_head = std::pin::pin!(tokio::time::sleep(head_timeout));
     loop {
@@ -254,8 +273,21 @@ async fn converse(stream: TcpStream, client: SocketAddr, proxy: Arc<Proxy>, _hel
             _ = phase.wait_for(|phase| *phase == Phase::Closing) => break,
         }
     }
-    connection.as_mut().graceful_shutdown();
-    let _ = connection.await;
+    // What has not asked anything by now waits for no answer.
+    if has_spoken.load(Ordering::Relaxed) {
+        connection.as_mut().graceful_shutdown();
+        let _ = connection.await;
+    }
+}
+
+fn tune(stream: &TcpStream) -> std::io::Result<()> {
+    use rustix::net::sockopt;
+    stream.set_nodelay(true)?;
+    sockopt::set_socket_keepalive(stream, true)?;
+    sockopt::set_tcp_keepidle(stream, KEEPALIVE_IDLE)?;
+    sockopt::set_tcp_keepintvl(stream, KEEPALIVE_INTERVAL)?;
+    sockopt::set_tcp_keepcnt(stream, KEEPALIVE_PROBES)?;
+    Ok(())
 }
 
 /// Waits for in-flight requests, at most `timeout`, then closes the connections. Whether all came to their end.
@@ -273,7 +305,40 @@ async fn finish(
     let left = timeout.saturating_sub(began.elapsed());
     let is_complete = tokio::time::timeout(left, busy.wait_idle()).await.is_ok();
     phase.send_replace(Phase::Closing);
-    let flush = if is_complete { FLUSH_TIMEOUT } else { Duration::from_millis(10) };
+    let left = timeout.saturating_sub(began.elapsed());
+    let flush = if is_complete { left.max(FLUSH_TIMEOUT) } else { Duration::from_millis(10) };
     let _ = tokio::time::timeout(flush, conversations.wait_idle()).await;
     is_complete
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::net::sockopt;
+
+    #[tokio::test]
+    async fn an_answer_that_is_still_leaving_gets_what_is_left_of_the_time() {
+        let (busy, conversations) = (Gauge::new(), Gauge::new());
+        let (phase, mut phases) = watch::channel(Phase::Stopping);
+        let leaving = conversations.hold();
+        tokio::spawn(async move {
+            let _ = phases.wait_for(|phase| *phase == Phase::Closing).await;
+            tokio::time::sleep(FLUSH_TIMEOUT * 3 / 2).await;
+            drop(leaving);
+        });
+        assert!(finish(&busy, &conversations, &phase, Duration::from_secs(60)).await);
+        assert_eq!(conversations.count(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_vanished_client_is_probed_for() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (_client, accepted) = tokio::join!(TcpStream::connect(address), listener.accept());
+        let stream = accepted.unwrap().0;
+        assert!(!sockopt::socket_keepalive(&stream).unwrap());
+        tune(&stream).unwrap();
+        assert!(sockopt::socket_keepalive(&stream).unwrap());
+        assert_eq!(sockopt::tcp_keepidle(&stream).unwrap(), KEEPALIVE_IDLE);
+    }
 }

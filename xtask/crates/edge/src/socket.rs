@@ -13,8 +13,8 @@ use tokio::sync::{Mutex, Semaphore, watch};
 
 use crate::control::{Observed, Refusal, Request, Response, Table};
 use crate::live::{DrainOutcome, Live};
+use crate::log;
 use crate::store::StateDir;
-use crate::{log, routing};
 
 /// Longest request line: a table of some thousand routes.
 const MAX_LINE_BYTES: u64 = 1024 * 1024;
@@ -131,8 +131,8 @@ impl Control {
                 format!("generation {} does not follow {present}, which is in force", table.generation);
             return refused(Refusal::StaleGeneration, text);
         }
-        if let Err(error) = routing::check(&table) {
-            return refused(Refusal::InvalidTable, format!("{error:#}"));
+        if let Err(message) = table.check() {
+            return refused(Refusal::InvalidTable, message);
         }
         let (generation, routes, slots) = (table.generation, table.routes.len(), table.slots.len());
         let (state, kept) = (Arc::clone(&self.state), table.clone());
@@ -142,9 +142,22 @@ impl Control {
             log::event("table_not_kept", json!({ "generation": generation, "error": text }));
             return refused(Refusal::NotDurable, text);
         }
-        self.live.swap(table);
+        self.live.swap(table.clone());
+        self.copy(table).await;
         log::event("applied", json!({ "generation": generation, "routes": routes, "slots": slots }));
         Response::Applied { generation }
+    }
+
+    /// Keeps the table in force a second time. Whoever asked is answered after this: what the answer sets off, such as
+    /// stopping old slots, finds no older table on disk. A failure changes nothing that is in force, and the next table is
+    /// not kept before it is made up for.
+    async fn copy(&self, table: Table) {
+        let (state, generation) = (Arc::clone(&self.state), table.generation);
+        let copied = tokio::task::spawn_blocking(move || state.copy(&table)).await;
+        if let Err(error) = copied.map_err(anyhow::Error::from).flatten() {
+            let fields = json!({ "generation": generation, "error": format!("{error:#}") });
+            log::event("table_not_copied", fields);
+        }
     }
 
     async fn drain(&self, slot: &str, timeout: Duration) -> Response {

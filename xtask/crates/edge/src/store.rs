@@ -1,24 +1,25 @@
 //! The state folder: one edge at a time owns it, and the table in force is on disk before it is in force. A table is read
-//! back as it was written or not at all: its digest stands beside it, and the generation before is kept for the day when
-//! the newest file is unusable.
+//! back as it was written or not at all: its digest stands beside it. It is kept twice, and a table is acknowledged when
+//! both files have it: whichever one is damaged then, the other gives what is in force, never slots that were stopped.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::Write;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use anyhow::{Context, Result, anyhow, bail, ensure};
+use anyhow::{Context, Error, Result, anyhow, bail, ensure};
 use serde_json::{Value, json};
 use stdx::Digest;
 
 use crate::control::{SCHEMA, Table};
-use crate::{client, log, routing};
+use crate::{client, log};
 
 /// Name of the control socket in the state folder.
 pub const CONTROL_SOCKET: &str = "control.sock";
 
 const TABLE: &str = "table.json";
-const PREVIOUS: &str = "table.json.previous";
+const COPY: &str = "table.json.copy";
 const PID: &str = "edge.pid";
 
 /// Tables name internal addresses only, yet nobody else has business with them.
@@ -29,13 +30,22 @@ pub(crate) struct StateDir {
     folder: PathBuf,
     /// Locked for as long as it is open, also when the process dies without a word.
     pid: File,
+    writing: Mutex<Access>,
+}
+
+/// Whether this edge may still write.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Access {
+    Owned,
+    /// The folder may be another edge's by now.
+    GivenUp,
 }
 
 /// A table from disk.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Restored {
     pub(crate) table: Table,
-    /// Why the newest file was passed over, where it was.
+    /// What is wrong with the first file, where the copy had to do.
     pub(crate) fallback: Option<String>,
 }
 
@@ -62,7 +72,7 @@ impl StateDir {
         pid.set_len(0)
             .and_then(|()| (&pid).write_all(format!("{}\n", std::process::id()).as_bytes()))
             .with_context(|| format!("cannot write {}", path.display()))?;
-        Ok(StateDir { folder: folder.to_owned(), pid })
+        Ok(StateDir { folder: folder.to_owned(), pid, writing: Mutex::new(Access::Owned) })
     }
 
     /// Path of the control socket.
@@ -70,30 +80,32 @@ impl StateDir {
         self.folder.join(CONTROL_SOCKET)
     }
 
-    /// The table that was in force last, or the empty one in a new folder.
+    /// The table that was in force last, or the empty one in a new folder: the highest generation of what is usable.
     ///
     /// # Errors
     /// When files are there and none is usable: an edge that starts empty would answer 404 to everybody.
     pub(crate) fn restore(&self) -> Result<Restored> {
-        let newest = self.load(TABLE);
-        let reason = match newest {
-            Ok(Some(table)) => return Ok(Restored { table, fallback: None }),
-            Ok(None) => anyhow!("{} is missing", self.folder.join(TABLE).display()),
-            Err(error) => error,
-        };
-        match self.load(PREVIOUS) {
-            Ok(Some(table)) => Ok(Restored { table, fallback: Some(format!("{reason:#}")) }),
-            Ok(None) if !self.folder.join(TABLE).exists() => Ok(Restored { table: empty(), fallback: None }),
-            Ok(None) => Err(reason.context(self.advice())),
-            Err(error) => Err(error.context(format!("{reason:#}")).context(self.advice())),
+        let missing = || anyhow!("{} is missing", self.folder.join(TABLE).display());
+        match (self.load(TABLE), self.load(COPY)) {
+            (Ok(Some(first)), Ok(Some(copy))) if copy.generation > first.generation => {
+                let reason = anyhow!("{} is older than its copy", self.folder.join(TABLE).display());
+                Ok(fallen_back(copy, &reason))
+            }
+            (Ok(Some(table)), _) => Ok(Restored { table, fallback: None }),
+            (Ok(None), Ok(None)) => Ok(Restored { table: empty(), fallback: None }),
+            (Ok(None), Ok(Some(copy))) => Ok(fallen_back(copy, &missing())),
+            (Err(reason), Ok(Some(copy))) => Ok(fallen_back(copy, &reason)),
+            (Err(reason), Ok(None)) => Err(self.unusable(reason)),
+            (Ok(None), Err(error)) => Err(self.unusable(error.context(missing()))),
+            (Err(reason), Err(error)) => Err(self.unusable(error.context(format!("{reason:#}")))),
         }
     }
 
-    fn advice(&self) -> String {
-        format!(
-            "cannot restore the routing table: repair {}, or move it and {PREVIOUS} away to start empty and deploy again",
+    fn unusable(&self, error: Error) -> Error {
+        error.context(format!(
+            "cannot restore the routing table: repair {}, or move it and {COPY} away to start empty and deploy again",
             self.folder.join(TABLE).display()
-        )
+        ))
     }
 
     fn load(&self, name: &str) -> Result<Option<Table>> {
@@ -102,14 +114,45 @@ impl StateDir {
         decode(&bytes).map(Some).with_context(|| format!("{} is unusable", path.display()))
     }
 
-    /// Keeps `table`, which follows `in_force`. On failure `in_force` is what the next start restores.
+    /// Keeps `table`, which follows `in_force`, in the first file; once it is in force, [`StateDir::copy`] does the rest. On
+    /// failure `in_force` is what the next start restores.
     pub(crate) fn save(&self, table: &Table, in_force: &Table) -> Result<()> {
-        // Generation 0 was never applied by anybody: falling back to it would be starting empty.
-        if in_force.generation > 0 {
-            stdx::fs::write_atomic(&self.folder.join(PREVIOUS), &encode(in_force)?, MODE)?;
-        }
+        let access = self.write_access()?;
+        // What a failure goes back to must be there: a copy may have failed, or been damaged since.
+        self.write_where_different(COPY, in_force)?;
         let path = self.folder.join(TABLE);
-        stdx::fs::write_atomic(&path, &encode(table)?, MODE).inspect_err(|_| self.take_back(in_force))
+        let written = stdx::fs::write_atomic(&path, &encode(table)?, MODE);
+        let written = written.inspect_err(|_| self.take_back(in_force));
+        drop(access);
+        written
+    }
+
+    /// Keeps `in_force` in the second file too.
+    pub(crate) fn copy(&self, in_force: &Table) -> Result<()> {
+        let _access = self.write_access()?;
+        self.write_where_different(COPY, in_force)
+    }
+
+    /// Makes both files hold what was restored; a damaged one has been reported by then.
+    pub(crate) fn repair(&self, restored: &Table) -> Result<()> {
+        let _access = self.write_access()?;
+        self.write_where_different(TABLE, restored)?;
+        self.write_where_different(COPY, restored)
+    }
+
+    fn write_where_different(&self, name: &str, table: &Table) -> Result<()> {
+        // Generation 0 was never applied by anybody: falling back to it would be starting empty.
+        let is_kept = table.generation == 0 || matches!(self.load(name), Ok(Some(kept)) if kept == *table);
+        if is_kept {
+            return Ok(());
+        }
+        stdx::fs::write_atomic(&self.folder.join(name), &encode(table)?, MODE)
+    }
+
+    fn write_access(&self) -> Result<MutexGuard<'_, Access>> {
+        let access = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        ensure!(*access == Access::Owned, "this edge has given up its state folder: it is stopping");
+        Ok(access)
     }
 
     /// A write can fail after its rename, when the folder cannot be synced; then the refused table must not come back.
@@ -120,7 +163,7 @@ impl StateDir {
             return;
         }
         let undone = match in_force.generation {
-            0 => std::fs::remove_file(&path).map_err(anyhow::Error::from),
+            0 => std::fs::remove_file(&path).map_err(Error::from),
             _ => encode(in_force).and_then(|bytes| stdx::fs::write_atomic(&path, &bytes, MODE)),
         };
         if let Err(error) = undone {
@@ -128,13 +171,19 @@ impl StateDir {
         }
     }
 
-    /// Removes what only a running edge has and leaves the folder to the next one.
+    /// Leaves the folder to the next edge. The file of the lock stays: somebody may have opened it already, and would
+    /// then lock a file that nobody else can find while a third one locks a new file of its name.
     pub(crate) fn close(&self) {
-        for name in [CONTROL_SOCKET, PID] {
-            let _ = std::fs::remove_file(self.folder.join(name));
-        }
+        // After the last write, and no write comes after this.
+        *self.writing.lock().unwrap_or_else(PoisonError::into_inner) = Access::GivenUp;
+        let _ = std::fs::remove_file(self.socket());
+        let _ = self.pid.set_len(0);
         let _ = self.pid.unlock();
     }
+}
+
+fn fallen_back(table: Table, reason: &Error) -> Restored {
+    Restored { table, fallback: Some(format!("{reason:#}")) }
 }
 
 fn lock(path: &Path) -> Result<File> {
@@ -191,7 +240,7 @@ fn decode(bytes: &[u8]) -> Result<Table> {
         "its digest does not match its table"
     );
     let table: Table = serde_json::from_value(table)?;
-    routing::check(&table)?;
+    table.check().map_err(Error::msg)?;
     Ok(table)
 }
 
@@ -218,6 +267,7 @@ mod tests {
         for generation in 1..=upto {
             state.save(&table(generation), &in_force).unwrap();
             in_force = table(generation);
+            state.copy(&in_force).unwrap();
         }
         state
     }
@@ -241,41 +291,82 @@ mod tests {
     }
 
     #[test]
-    fn a_broken_missing_or_newer_table_falls_back_to_the_generation_before() {
+    fn a_broken_missing_or_newer_file_falls_back_to_the_other_which_has_the_same_table() {
         let folder = tempfile::tempdir().unwrap();
         let state = saved(folder.path(), 3);
-        let path = folder.path().join(TABLE);
         let newer =
             String::from_utf8(encode(&table(3)).unwrap()).unwrap().replace("edge-table/1", "edge-table/2");
-        for broken in [Some(""), Some("{"), Some("\0\0\0"), Some(newer.as_str()), None] {
-            match broken {
-                Some(text) => std::fs::write(&path, text).unwrap(),
-                None => std::fs::remove_file(&path).unwrap(),
+        for name in [TABLE, COPY] {
+            let path = folder.path().join(name);
+            for broken in [Some(""), Some("{"), Some("\0\0\0"), Some(newer.as_str()), None] {
+                match broken {
+                    Some(text) => std::fs::write(&path, text).unwrap(),
+                    None => std::fs::remove_file(&path).unwrap(),
+                }
+                let restored = state.restore().unwrap();
+                assert_eq!(restored.table, table(3), "{name}: {broken:?}");
+                assert_eq!(restored.fallback.is_some(), name == TABLE, "{name}: {broken:?}");
+                assert!(restored.fallback.is_none_or(|reason| reason.contains(TABLE)));
+                state.repair(&restored.table).unwrap();
+                assert_eq!(std::fs::read(&path).unwrap(), encode(&table(3)).unwrap(), "{name}: {broken:?}");
             }
-            let restored = state.restore().unwrap();
-            assert_eq!(restored.table, table(2), "{broken:?}");
-            assert!(restored.fallback.unwrap().contains(TABLE));
         }
+    }
+
+    /// The files after each step of applying generation 3, as a crash there leaves them.
+    #[test]
+    fn after_a_crash_at_any_point_the_highest_generation_is_restored() {
+        let folder = tempfile::tempdir().unwrap();
+        let state = saved(folder.path(), 2);
+        assert_eq!(state.restore().unwrap(), Restored { table: table(2), fallback: None });
+        state.save(&table(3), &table(2)).unwrap();
+        assert_eq!(state.load(COPY).unwrap(), Some(table(2)));
+        assert_eq!(state.restore().unwrap(), Restored { table: table(3), fallback: None });
+        state.copy(&table(3)).unwrap();
+        assert_eq!(state.load(COPY).unwrap(), Some(table(3)));
+        assert_eq!(state.restore().unwrap(), Restored { table: table(3), fallback: None });
+        // An older first file, such as one from a backup, does not win over its copy.
+        std::fs::write(folder.path().join(TABLE), encode(&table(1)).unwrap()).unwrap();
+        let restored = state.restore().unwrap();
+        assert_eq!(restored.table, table(3));
+        assert!(restored.fallback.unwrap().contains("older"));
+    }
+
+    #[test]
+    fn a_copy_that_failed_is_made_up_for_before_the_next_table() {
+        let folder = tempfile::tempdir().unwrap();
+        let state = saved(folder.path(), 1);
+        state.save(&table(2), &table(1)).unwrap();
+        // No copy of 2 was made. The next save fails, and what it goes back to is there twice.
+        let path = folder.path().join(TABLE);
+        std::fs::remove_file(&path).unwrap();
+        std::fs::create_dir(&path).unwrap();
+        assert!(state.save(&table(3), &table(2)).is_err());
+        std::fs::remove_dir(&path).unwrap();
+        assert_eq!(state.restore().unwrap().table, table(2));
     }
 
     #[test]
     fn nothing_usable_is_an_error_that_names_the_file_and_never_an_empty_table() {
         let folder = tempfile::tempdir().unwrap();
-        let state = saved(folder.path(), 1);
-        assert!(!folder.path().join(PREVIOUS).exists(), "generation 0 is nothing to fall back to");
+        let state = StateDir::open(folder.path()).unwrap();
+        state.save(&table(1), &empty()).unwrap();
+        assert!(!folder.path().join(COPY).exists(), "generation 0 is nothing to fall back to");
         std::fs::write(folder.path().join(TABLE), "{").unwrap();
         let error = format!("{:#}", state.restore().unwrap_err());
         assert!(error.contains("table.json") && error.contains("deploy again"), "{error}");
-        std::fs::write(folder.path().join(PREVIOUS), "").unwrap();
+        std::fs::write(folder.path().join(COPY), "").unwrap();
         assert!(state.restore().is_err());
         std::fs::remove_file(folder.path().join(TABLE)).unwrap();
-        assert!(state.restore().is_err(), "the previous file alone, unusable");
+        assert!(state.restore().is_err(), "the copy alone, unusable");
     }
 
     #[test]
-    fn a_thousand_mutations_never_give_an_altered_table() {
+    fn a_thousand_mutations_of_either_file_leave_the_table_in_force() {
+        let folder = tempfile::tempdir().unwrap();
+        let state = saved(folder.path(), 7);
         let (good, mut seed, mut refused) = (encode(&table(7)).unwrap(), 0x5eed_u64, 0);
-        for _ in 0..1000 {
+        for round in 0..1000 {
             let mut bytes = good.clone();
             let at = random(&mut seed) % bytes.len();
             match random(&mut seed) % 4 {
@@ -284,10 +375,11 @@ mod tests {
                 2 => bytes[at] = random(&mut seed) as u8,
                 _ => bytes[at] ^= 1 << (random(&mut seed) % 8),
             }
-            match decode(&bytes) {
-                Ok(read) => assert_eq!(read, table(7), "accepted: {}", String::from_utf8_lossy(&bytes)),
-                Err(_) => refused += 1,
-            }
+            let path = folder.path().join([TABLE, COPY][round % 2]);
+            std::fs::write(&path, &bytes).unwrap();
+            refused += usize::from(decode(&bytes).is_err());
+            assert_eq!(state.restore().unwrap().table, table(7), "{}", String::from_utf8_lossy(&bytes));
+            std::fs::write(&path, &good).unwrap();
         }
         assert!(refused > 500, "only {refused} mutations were noticed");
     }
@@ -315,8 +407,21 @@ mod tests {
         assert!(error.contains(&std::process::id().to_string()), "{error}");
         state.close();
         drop(StateDir::open(folder.path()).unwrap());
+        assert!(state.save(&table(1), &empty()).is_err(), "the folder is not its own any more");
         let long = folder.path().join("x".repeat(120));
         let error = format!("{:#}", StateDir::open(&long).err().unwrap());
         assert!(error.contains("shorter folder"), "{error}");
+    }
+
+    #[test]
+    fn who_opened_the_lock_file_before_a_close_locks_the_one_that_later_ones_find() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(PID);
+        let state = StateDir::open(folder.path()).unwrap();
+        let early = OpenOptions::new().write(true).open(&path).unwrap();
+        state.close();
+        assert_eq!(std::fs::read(&path).unwrap(), b"", "it names no process that has gone");
+        early.try_lock().unwrap();
+        assert!(StateDir::open(folder.path()).is_err());
     }
 }

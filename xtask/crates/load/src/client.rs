@@ -127,6 +127,11 @@ impl Drop for Lease<'_> {
 impl Connection {
     async fn open(target: SocketAddr) -> io::Result<Connection> {
         let stream = TcpStream::connect(target).await?;
+        // While nobody listens on a local port, the system may give out that very port for our own end, and the
+        // connection then talks to itself.
+        if stream.local_addr()? == stream.peer_addr()? {
+            return Err(io::ErrorKind::ConnectionRefused.into());
+        }
         stream.set_nodelay(true)?;
         let stream = stream.into_std()?;
         let probe = stream.try_clone()?;

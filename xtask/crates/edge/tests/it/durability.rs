@@ -9,7 +9,9 @@ use std::time::Duration;
 use edge::client::Client;
 use edge::control::Observed;
 
-use crate::service::Service;
+use load::{ConnectionUse, Plan, Profile};
+
+use crate::service::{Ledger, Service};
 use crate::support::{Raw, await_edge, eventually, options, socket, table};
 
 const STATE_DIR: &str = "EDGE_TEST_STATE_DIR";
@@ -106,10 +108,57 @@ fn a_killed_edge_comes_back_with_its_table_on_its_address() {
     client.apply(&table(4, "blue", &[service.address])).unwrap();
 }
 
+/// Only the connections of the moment break. Whoever was told "done" was told the truth, nothing is done twice by a client
+/// that does not repeat itself, and the next edge answers as if nothing had been.
 #[test]
-fn a_corrupt_table_falls_back_loudly_and_two_corrupt_ones_refuse() {
+fn clients_of_an_edge_that_is_killed_under_load_see_broken_connections_and_nothing_else() {
+    let (folder, ledger) = (tempfile::tempdir().unwrap(), Ledger::default());
+    let service = Service::start_on("127.0.0.1:0".parse().unwrap(), "blue", &ledger);
+    let (process, client, observed) = start(folder.path());
+    client.apply(&table(1, "blue", &[service.address])).unwrap();
+    let profiles = vec![
+        Profile::get("new", ConnectionUse::New, ["/"]),
+        Profile::get("slow", ConnectionUse::KeepAlive, ["/slow?40"]),
+        Profile::post("ledger", ConnectionUse::KeepAlive, "/ledger", "{id}"),
+    ];
+    let (rate_per_second, max_requests) = (200, 20_000);
+    let plan = Plan {
+        rate_per_second,
+        max_requests,
+        max_losses_listed: 20_000,
+        ..Plan::new(observed.listen, profiles)
+    };
+    let stop = plan.stop.clone();
+    let running = std::thread::spawn(move || load::run(&plan).unwrap());
+    let served = |client: &Client| client.observe().unwrap().slots["blue"].requests;
+    eventually("it serves under load", || (served(&client) > 100).then_some(()));
+    process.kill();
+    let (_process, again) =
+        (Process::start(folder.path(), &observed.listen.to_string()), await_edge(&client));
+    assert_eq!((again.table.generation, again.listen), (1, observed.listen));
+    let began_again = ledger.lock().unwrap().len();
+    eventually("it serves again", || (served(&client) > 100).then_some(()));
+    stop.stop();
+    let report = running.join().unwrap();
+
+    let is_broken = |outcome| {
+        use load::Outcome::{ConnectError, EarlyEof, Reset, Truncated};
+        matches!(outcome, ConnectError | Reset | EarlyEof | Truncated)
+    };
+    let losses = report.losses.iter();
+    assert!(report.lost > 0, "a kill under load is seen");
+    let wrong: Vec<_> = losses.filter(|loss| !is_broken(loss.outcome)).collect();
+    assert!(wrong.is_empty(), "{wrong:#?}");
+    let recorded = ledger.lock().unwrap();
+    let verdict = report.check_ledger(recorded.iter());
+    assert!(verdict.is_clean() && recorded.len() > began_again, "{verdict:#?}");
+}
+
+#[test]
+fn either_file_alone_gives_the_table_in_force_loudly_and_two_corrupt_ones_refuse() {
     let (folder, service) = (tempfile::tempdir().unwrap(), Service::start("blue"));
     let path = folder.path().join("table.json");
+    let copy = folder.path().join("table.json.copy");
     let (process, client, _) = start(folder.path());
     for generation in 1..=3 {
         client.apply(&table(generation, "blue", &[service.address])).unwrap();
@@ -117,16 +166,24 @@ fn a_corrupt_table_falls_back_loudly_and_two_corrupt_ones_refuse() {
     process.kill();
     let text = std::fs::read_to_string(&path).unwrap();
     std::fs::write(&path, text.replace("demo", "evil")).unwrap();
-    let (process, client, observed) = start(folder.path());
-    assert_eq!(observed.table, table(2, "blue", &[service.address]));
+    let (process, _, observed) = start(folder.path());
+    assert_eq!(observed.table, table(3, "blue", &[service.address]));
     assert_eq!(Raw::connect(observed.listen).get("/").body, "blue");
-    client.apply(&table(3, "blue", &[service.address])).unwrap();
-    let said = process.kill();
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), text, "repaired");
+    process.signal("TERM");
+    let (_, said) = process.outcome();
     assert!(said.contains("TABLE_UNUSABLE") && said.contains("digest"), "{said}");
     assert!(said.contains(r#""event":"request""#) && said.contains(r#""slot":"blue""#), "{said}");
 
+    std::fs::write(&copy, "{").unwrap();
+    let (process, client, observed) = start(folder.path());
+    assert_eq!(observed.table, table(3, "blue", &[service.address]));
+    client.apply(&table(4, "blue", &[service.address])).unwrap();
+    process.kill();
+    assert_eq!(std::fs::read(&path).unwrap(), std::fs::read(&copy).unwrap());
+
     std::fs::write(&path, "").unwrap();
-    std::fs::write(folder.path().join("table.json.previous"), "{").unwrap();
+    std::fs::write(&copy, "{").unwrap();
     let (code, said) = Process::start(folder.path(), "127.0.0.1:0").outcome();
     assert_eq!(code, Some(3));
     assert!(said.contains("table.json") && said.contains("start empty and deploy again"), "{said}");
@@ -147,7 +204,7 @@ fn one_edge_a_folder_and_one_an_address() {
     let address = taken.local_addr().unwrap().to_string();
     let (code, said) = Process::start(other.path(), &address).outcome();
     assert!(code == Some(3) && said.contains(&address) && said.contains("another program"), "{said}");
-    assert!(!other.path().join("edge.pid").exists());
+    assert_eq!(std::fs::read(other.path().join("edge.pid")).unwrap(), b"", "it names nobody");
 }
 
 #[test]
@@ -187,7 +244,7 @@ fn a_table_that_cannot_be_kept_is_not_put_in_force() {
     std::fs::remove_dir(&path).unwrap();
     process.kill();
     let (_process, client, observed) = start(folder.path());
-    assert_eq!(observed.table, table(1, "blue", &[service.address]), "from the generation before");
+    assert_eq!(observed.table, table(1, "blue", &[service.address]), "from the copy");
     assert!(client.stop(Duration::ZERO).is_ok());
 }
 

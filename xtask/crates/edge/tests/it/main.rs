@@ -6,6 +6,7 @@ mod durability;
 mod forwarding;
 mod hygiene;
 mod service;
+mod stalling;
 mod stopping;
 mod streaming;
 mod support;

@@ -134,6 +134,7 @@ async fn answer(request: Request<Incoming>, seen: Arc<Seen>) -> Response<Body> {
         }
         "/download" => download(number, seen.clone()),
         "/word" => on_word(&seen),
+        "/tick" => ticks(number, request.into_body()),
         "/cut" => cut_on_word(&seen),
         "/trailers" => trailers(),
         "/hang" => {
@@ -223,6 +224,19 @@ fn on_word(seen: &Arc<Seen>) -> Response<Body> {
     });
     response.headers_mut().insert("content-type", "text/event-stream".parse().unwrap());
     response
+}
+
+/// Ten events, `pause_ms` apart. The request's body is neither read nor refused.
+fn ticks(pause_ms: u64, unread: Incoming) -> Response<Body> {
+    channel(|sender| {
+        tokio::spawn(async move {
+            for _ in 0..10 {
+                let _ = sender.send(Ok(Frame::data("tick".into()))).await;
+                tokio::time::sleep(Duration::from_millis(pause_ms)).await;
+            }
+            drop(unread);
+        });
+    })
 }
 
 /// An answer that says it has 100 bytes and has three, then nothing until the test's word ends the connection.

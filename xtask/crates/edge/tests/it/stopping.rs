@@ -37,9 +37,8 @@ fn what_is_in_flight_ends_in_good_order_and_kept_connections_get_a_last_answer()
     assert_eq!((slow.chunk(), slow.chunk()), (b"data: one\n\n".to_vec(), b"data: two\n\n".to_vec()));
     assert!(slow.chunk().is_empty());
     stopping.join().unwrap().unwrap();
-    assert!(
-        !edge.folder.path().join("control.sock").exists() && !edge.folder.path().join("edge.pid").exists()
-    );
+    assert!(!edge.folder.path().join("control.sock").exists());
+    assert_eq!(std::fs::read(edge.folder.path().join("edge.pid")).unwrap(), b"");
     assert!(matches!(edge.client.observe(), Err(Error::Unreachable { .. })));
     assert!(std::net::TcpStream::connect(edge.address).is_err());
     edge.join().unwrap();

@@ -225,8 +225,12 @@ fn a_stale_or_invalid_table_changes_nothing() {
         let refused = edge.client.apply(&table(generation, "green", &[service.address])).unwrap_err();
         assert!(matches!(refused, Error::Refused { reason: Refusal::StaleGeneration, .. }), "{refused}");
     }
-    let refused = edge.client.apply(&table(2, "green", &[])).unwrap_err();
+    let invalid = table(2, "green", &[]);
+    let refused = edge.client.apply(&invalid).unwrap_err();
     assert!(matches!(refused, Error::Refused { reason: Refusal::InvalidTable, .. }), "{refused}");
+    let found_before = invalid.check().unwrap_err();
+    assert!(refused.to_string().contains(&found_before), "{found_before}");
+    assert_eq!(table(2, "green", &[service.address]).check(), Ok(()));
     let observed = edge.client.observe().unwrap();
     assert_eq!(observed.table, table(1, "blue", &[service.address]));
     assert_eq!(observed.pid, std::process::id());
