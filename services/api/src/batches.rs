@@ -18,6 +18,10 @@ use store::{Batch, BatchId, Job, JobId, JobState, NewJob, Recorded, Timestamp};
 use crate::{AppState, idempotency, store_problem};
 
 const MAX_JOBS: usize = 100;
+/// What an answer repeats of ids that it does not know: enough to find the mistake, however long the request was.
+const MAX_UNKNOWN_SHOWN: usize = 10;
+/// An id has 36.
+const MAX_ID_SHOWN: usize = 64;
 
 /// What is asked for: the maps of these jobs are to be analysed.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -66,7 +70,8 @@ fn check(request: &BatchRequest) -> Result<(), Problem> {
     }
     let mut seen = BTreeSet::new();
     for (index, id) in request.job_ids.iter().enumerate() {
-        if !seen.insert(id) {
+        // One job has more than one spelling. What is no id at all is refused later, as unknown.
+        if id.parse::<JobId>().is_ok_and(|id| !seen.insert(id)) {
             violations.add(&format!("/job_ids/{index}"), "duplicate", "is listed before");
         }
     }
@@ -92,10 +97,22 @@ async fn sources(state: &AppState, request: &BatchRequest) -> Result<Vec<JobId>,
         }
     }
     if !unknown.is_empty() {
-        return Err(Problem::new(Kind::NotFound, format!("there are no jobs {}", unknown.join(", "))));
+        return Err(Problem::new(Kind::NotFound, format!("there are no jobs {}", list(&unknown))));
     }
     violations.into_result()?;
     Ok(sources)
+}
+
+fn list(ids: &[&str]) -> String {
+    let cut = |id: &&str| match id.char_indices().nth(MAX_ID_SHOWN) {
+        Some((end, _)) => format!("{}…", &id[..end]),
+        None => (*id).to_owned(),
+    };
+    let shown: Vec<_> = ids.iter().take(MAX_UNKNOWN_SHOWN).map(cut).collect();
+    match ids.len() - shown.len() {
+        0 => shown.join(", "),
+        more => format!("{} and {more} more", shown.join(", ")),
+    }
 }
 
 fn fit_job(source: JobId, max_attempts: u32) -> Result<NewJob, serde_json::Error> {

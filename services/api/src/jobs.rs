@@ -1,7 +1,8 @@
-//! `GET /api/v1/jobs…`: jobs and their results.
+//! `GET /api/v1/jobs…`: jobs, their results, and calling them off.
 
 use axum::Json;
 use axum::extract::{Path, State};
+use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use engine::job::SYNTHETIC;
 use runtime::extract::QueryString;
@@ -9,7 +10,7 @@ use runtime::problem::Kind;
 use runtime::{Problem, Violations};
 use serde::Deserialize;
 use serde_json::{Value, json};
-use store::{Job, JobId, Timestamp};
+use store::{Job, JobId, JobState, Timestamp};
 
 use crate::{AppState, store_problem, synthetic};
 
@@ -73,6 +74,20 @@ pub(crate) async fn result(
     let mut document = result.document;
     document["job_id"] = json!(job.id.to_string());
     Ok(Json(document).into_response())
+}
+
+/// Asks for a job not to be done. Repeating it changes nothing and is answered as the first time.
+pub(crate) async fn cancel(
+    State(state): State<AppState>,
+    Path(id): Path<String>,
+) -> Result<(StatusCode, Json<Value>), Problem> {
+    let job = find(&state, &id).await?;
+    let asked = state.store.cancel(job.id, Timestamp::now()).await.map_err(store_problem::problem)?;
+    let job = find(&state, &id).await?;
+    if asked || job.state == JobState::Cancelled {
+        return Ok((StatusCode::ACCEPTED, Json(summary(&job))));
+    }
+    Err(Problem::new(Kind::Conflict, format!("the job is {} already", job.state.as_str())))
 }
 
 async fn find(state: &AppState, id: &str) -> Result<Job, Problem> {

@@ -49,6 +49,7 @@ pub fn app(common: &Common, state: AppState, health: Health) -> Router {
         .route("/api/v1/jobs", get(jobs::list))
         .route("/api/v1/jobs/{id}", get(jobs::show))
         .route("/api/v1/jobs/{id}/result", get(jobs::result))
+        .route("/api/v1/jobs/{id}/cancel", post(jobs::cancel))
         .with_state(state)
         .merge(health.routes());
     middleware::wrap(routes, common, BODY_LIMIT_BYTES)

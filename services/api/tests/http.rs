@@ -214,6 +214,42 @@ fn a_batch_is_queued_and_reported() {
     api.check_problem(&none, 422, "validation-error");
     let twice = post(address, "/api/v1/batch", &json!({ "job_ids": [id, id] }));
     assert_eq!(twice.json()["errors"][0]["pointer"], "/job_ids/1");
+    let other_spelling = id.as_str().unwrap().to_uppercase();
+    let twice = post(address, "/api/v1/batch", &json!({ "job_ids": [id, other_spelling] }));
+    assert_eq!(twice.json()["errors"][0]["code"], "duplicate");
+}
+
+#[test]
+fn unknown_ids_are_named_without_repeating_a_whole_request() {
+    let api = start();
+    let ids: Vec<_> = (0..100).map(|number| format!("{number}-{}", "ä".repeat(10_000))).collect();
+    let answer = post(api.service.address, "/api/v1/batch", &json!({ "job_ids": ids }));
+    api.check_problem(&answer, 404, "not-found");
+    let detail = answer.json()["detail"].as_str().unwrap().to_owned();
+    assert!(detail.contains(" 0-ä") && detail.ends_with("… and 90 more"), "{detail}");
+    assert!(answer.body.len() < 2000, "{}", answer.body.len());
+}
+
+#[test]
+fn a_job_is_called_off_until_it_has_ended() {
+    let api = start();
+    let address = api.service.address;
+    let cancel =
+        |id: &Value| post(address, &format!("/api/v1/jobs/{}/cancel", id.as_str().unwrap()), &json!({}));
+    let map = api.synthetic(&lens()).json()["job_id"].clone();
+    let location = post(address, "/api/v1/batch", &json!({ "job_ids": [map] })).json()["status_url"].clone();
+    let location = location.as_str().unwrap();
+    let fit = get(address, location).json()["results"][0]["job_id"].clone();
+    for _ in 0..2 {
+        let answer = cancel(&fit);
+        assert_eq!((answer.status, answer.json()["status"].as_str()), (202, Some("cancelled")), "{answer:?}");
+    }
+    let status = get(address, location).json();
+    assert_eq!((&status["status"], &status["cancelled"]), (&json!("completed"), &json!(1)));
+    api.check_problem(&cancel(&map), 409, "conflict");
+    api.check_problem(&cancel(&json!("not-an-id")), 404, "not-found");
+    let read = get(address, &format!("/api/v1/jobs/{}/cancel", fit.as_str().unwrap()));
+    api.check_problem(&read, 405, "method-not-allowed");
 }
 
 #[test]

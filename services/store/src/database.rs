@@ -72,7 +72,8 @@ impl Store {
             .filename(&path)
             .create_if_missing(true)
             .journal_mode(SqliteJournalMode::Wal)
-            .synchronous(SqliteSynchronous::Normal)
+            // What was acknowledged survives a power cut too: in this mode each commit waits for the disk.
+            .synchronous(SqliteSynchronous::Full)
             .busy_timeout(BUSY_TIMEOUT)
             .foreign_keys(true);
 
@@ -129,4 +130,19 @@ async fn pool(options: &SqliteConnectOptions, connections: u32) -> Result<Sqlite
         .test_before_acquire(false)
         .connect_with(options.clone())
         .await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use sqlx::Row;
+
+    #[tokio::test]
+    async fn every_commit_is_on_disk_before_it_is_acknowledged() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path()).await.unwrap();
+        let row = sqlx::query("PRAGMA synchronous").fetch_one(&store.writer).await.unwrap();
+        let (full, mode) = (2, row.get::<i64, _>(0));
+        assert_eq!(mode, full);
+    }
 }

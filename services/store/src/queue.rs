@@ -175,19 +175,44 @@ impl Store {
         Ok(if changed.rows_affected() == 0 { Err(Stale) } else { Ok(()) })
     }
 
-    /// Returns a job unfinished, to be run by another worker at once. The attempt is not held against it: the fence
-    /// stays, so the limit moves instead.
+    /// Returns a job unfinished, to be run by another worker at once. The attempt is not held against it.
     pub async fn release(&self, lease: Lease, now: Timestamp) -> Result<Result<(), Stale>, StoreError> {
+        self.put_back(lease, None, now, now).await
+    }
+
+    /// Returns a job that could not be worked on for a reason that is not its own, to be run at a time. The attempt is
+    /// not held against it, and the reason is kept as the last error only: there is no limit to how often this happens.
+    pub async fn postpone(
+        &self,
+        lease: Lease,
+        reason: &str,
+        run_at: Timestamp,
+        now: Timestamp,
+    ) -> Result<Result<(), Stale>, StoreError> {
+        self.put_back(lease, Some(reason), run_at, now).await
+    }
+
+    /// The number of the attempt stays, because it is the fence; so the limit moves instead.
+    async fn put_back(
+        &self,
+        lease: Lease,
+        reason: Option<&str>,
+        run_at: Timestamp,
+        now: Timestamp,
+    ) -> Result<Result<(), Stale>, StoreError> {
         let changed = sqlx::query(
             "UPDATE jobs SET
                  state = CASE WHEN cancel_requested THEN 'cancelled' ELSE 'queued' END,
                  finished_at = CASE WHEN cancel_requested THEN ?3 END,
-                 max_attempts = max_attempts + 1, run_at = ?3, worker = NULL, lease_until = NULL, updated_at = ?3
+                 max_attempts = max_attempts + 1, run_at = ?4, worker = NULL, lease_until = NULL, updated_at = ?3,
+                 last_error = coalesce(?5, last_error)
              WHERE id = ?1 AND attempt = ?2 AND state = 'running'",
         )
         .bind(lease.job.to_string())
         .bind(lease.attempt)
         .bind(now.0)
+        .bind(run_at.0)
+        .bind(reason)
         .execute(&self.writer)
         .await?;
         Ok(if changed.rows_affected() == 0 { Err(Stale) } else { Ok(()) })

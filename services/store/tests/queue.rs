@@ -237,6 +237,25 @@ async fn a_worker_claims_only_the_kinds_it_knows() {
 }
 
 #[tokio::test]
+async fn a_postponed_job_waits_for_its_time_and_keeps_its_attempts() {
+    let (_folder, store) = open().await;
+    let batch = submit(&store, 1, 1).await;
+    for round in 0..5 {
+        let lease = claim(&store, "a", at(round * 10)).await.unwrap();
+        let postponed = store.postpone(lease, "away", at(round * 10 + 5), at(round * 10)).await.unwrap();
+        assert_eq!(postponed, Ok(()));
+        assert_eq!(claim(&store, "a", at(round * 10 + 4)).await, None);
+        assert_eq!(store.postpone(lease, "away", at(0), at(0)).await.unwrap(), Err(Stale));
+    }
+    let job = only_job(&store, batch).await;
+    assert_eq!((job.state, job.max_attempts - job.attempt), (JobState::Queued, 1));
+    assert_eq!((job.last_error.as_deref(), &job.error_history), (Some("away"), &json!([])));
+    let lease = claim(&store, "a", at(60)).await.unwrap();
+    store.fail(lease, "broken", Some(at(61)), at(60)).await.unwrap().unwrap();
+    assert_eq!(only_job(&store, batch).await.state, JobState::Dead, "its one attempt");
+}
+
+#[tokio::test]
 async fn a_repeated_key_gives_the_first_job_also_when_repeated_at_once() {
     let (folder, store) = open().await;
     let other_process = Store::open(folder.path()).await.unwrap();

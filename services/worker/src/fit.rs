@@ -22,6 +22,8 @@ pub enum Engine {
 pub(crate) enum Failure {
     /// Trying again may help.
     Passing(String),
+    /// Nobody has worked on the job, through no fault of its own: the inference service is away.
+    Unavailable(String),
     /// The job itself is wrong.
     Lasting(String),
 }

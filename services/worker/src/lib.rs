@@ -1,6 +1,7 @@
 //! The worker: claims jobs from the queue, runs them and keeps their leases alive. Computing happens embedded or in
 //! the inference service. A worker that is killed loses nothing: its leases expire and another one takes over.
 
+mod absence;
 mod config;
 mod fit;
 mod remote;

@@ -13,7 +13,7 @@ use hyper::{Request, StatusCode, Uri};
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
 use tokio::net::TcpStream;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::fit::Failure;
 
@@ -45,24 +45,37 @@ impl Remote {
 
     pub(crate) async fn predict(&self, request_id: &str, request: &PredictRequest) -> Result<Value, Failure> {
         let body = serde_json::to_vec(request).map_err(|error| Failure::Lasting(error.to_string()))?;
-        let answer = timeout(self.timeout, self.send(request_id, body)).await;
+        let deadline = Instant::now() + self.timeout;
+        let stream = timeout_at(deadline, self.connect()).await;
+        let stream = stream
+            .map_err(|_| self.unavailable(&format!("no connection within {:?}", self.timeout)))?
+            .map_err(|error| self.unavailable(&format!("cannot connect: {error}")))?;
+        // From here on the service may have begun, and the job may be what it fails of.
+        let answer = timeout_at(deadline, self.send(stream, request_id, body)).await;
         let (status, body) = answer
-            .map_err(|_| self.unavailable(&format!("no answer within {:?}", self.timeout)))?
-            .map_err(|error| self.unavailable(&format!("{error:#}")))?;
+            .map_err(|_| self.failed(&format!("no answer within {:?}", self.timeout)))?
+            .map_err(|error| self.failed(&format!("{error:#}")))?;
         match status {
             StatusCode::OK => serde_json::from_slice(&body)
-                .map_err(|error| self.unavailable(&format!("answered something else than JSON: {error}"))),
+                .map_err(|error| self.failed(&format!("answered something else than JSON: {error}"))),
             // The same map would be refused again.
             StatusCode::BAD_REQUEST | StatusCode::PAYLOAD_TOO_LARGE | StatusCode::UNPROCESSABLE_ENTITY => {
                 let text: String = String::from_utf8_lossy(&body).chars().take(ERROR_LENGTH).collect();
                 Err(Failure::Lasting(format!("the inference service answered {status}: {text}")))
             }
-            status => Err(self.unavailable(&format!("answered {status}"))),
+            StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT => {
+                Err(self.unavailable(&format!("answered {status}")))
+            }
+            status => Err(self.failed(&format!("answered {status}"))),
         }
     }
 
-    async fn send(&self, request_id: &str, body: Vec<u8>) -> anyhow::Result<(StatusCode, Bytes)> {
-        let stream = self.connect().await?;
+    async fn send(
+        &self,
+        stream: TcpStream,
+        request_id: &str,
+        body: Vec<u8>,
+    ) -> anyhow::Result<(StatusCode, Bytes)> {
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
         // The connection ends with its only exchange; its error is that of the exchange.
         let connection = tokio::spawn(connection);
@@ -80,16 +93,34 @@ impl Remote {
 
     async fn connect(&self) -> io::Result<TcpStream> {
         for pause in CONNECT_PAUSES {
-            match TcpStream::connect((self.host.as_str(), self.port)).await {
+            match self.connect_once().await {
                 Ok(stream) => return Ok(stream),
                 Err(error) => tracing::debug!(%error, "connecting to the inference service again"),
             }
             sleep(pause).await;
         }
-        TcpStream::connect((self.host.as_str(), self.port)).await
+        self.connect_once().await
+    }
+
+    async fn connect_once(&self) -> io::Result<TcpStream> {
+        let stream = TcpStream::connect((self.host.as_str(), self.port)).await?;
+        // While nobody listens on a local port, the system may give out that very port for our own end, and the
+        // connection then talks to itself.
+        if stream.local_addr()? == stream.peer_addr()? {
+            return Err(io::ErrorKind::ConnectionRefused.into());
+        }
+        Ok(stream)
     }
 
     fn unavailable(&self, what: &str) -> Failure {
-        Failure::Passing(format!("the inference service at {}:{}: {what}", self.host, self.port))
+        Failure::Unavailable(self.describe(what))
+    }
+
+    fn failed(&self, what: &str) -> Failure {
+        Failure::Passing(self.describe(what))
+    }
+
+    fn describe(&self, what: &str) -> String {
+        format!("the inference service at {}:{}: {what}", self.host, self.port)
     }
 }

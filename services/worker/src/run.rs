@@ -1,9 +1,9 @@
 //! The claim loop and the life of one lease. The invariant: every claimed job ends in exactly one write to the
 //! store (success, failure or return), or in none once its lease is lost.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use engine::job::FIT;
 use runtime::Shutdown;
@@ -12,6 +12,7 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use uuid::Uuid;
 
+use crate::absence::Absence;
 use crate::config::Schedule;
 use crate::fit::{self, Engine, Failure};
 
@@ -31,6 +32,7 @@ pub struct Worker {
     id: String,
     /// When the queue last answered, in milliseconds since 1970.
     last_claim: AtomicI64,
+    absence: Mutex<Absence>,
     /// Turned when the grace period is over.
     give_up: Shutdown,
 }
@@ -53,6 +55,7 @@ impl Worker {
             schedule,
             id: Uuid::now_v7().to_string(),
             last_claim: AtomicI64::new(Timestamp::now().0),
+            absence: Mutex::default(),
             give_up: Shutdown::default(),
         }
     }
@@ -156,6 +159,10 @@ impl Worker {
         }
     }
 
+    fn absence(&self) -> MutexGuard<'_, Absence> {
+        self.absence.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     async fn end(
         &self,
         lease: Lease,
@@ -163,7 +170,15 @@ impl Worker {
     ) -> Result<(&'static str, Result<(), Stale>), StoreError> {
         let now = Timestamp::now();
         Ok(match outcome {
-            Outcome::Done(result) => ("succeeded", self.store.complete(lease, &result, now).await?),
+            Outcome::Done(result) => {
+                self.absence().ended();
+                ("succeeded", self.store.complete(lease, &result, now).await?)
+            }
+            Outcome::Failed(Failure::Unavailable(reason)) => {
+                let pause = self.absence().noticed(Instant::now(), fastrand::f64());
+                tracing::warn!(job = %lease.job, reason, pause_ms = pause.as_millis() as u64, "postponed");
+                ("postponed", self.store.postpone(lease, &reason, now.plus(pause), now).await?)
+            }
             Outcome::Failed(Failure::Lasting(error)) => {
                 ("failed for good", self.store.fail(lease, &error, None, now).await?)
             }

@@ -2,12 +2,13 @@
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
-use std::io::Read;
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::thread;
 
 use engine::job::{FIT, SYNTHETIC};
+use runtime::Shutdown;
 use runtime::config::{Source, read, variables};
 use serde_json::{Value, json};
 use store::{BatchId, ClaimRequest, Job, JobId, JobResult, JobState, NewJob, Recorded, Store, Timestamp};
@@ -70,6 +71,21 @@ impl Bench {
         batch
     }
 
+    /// The inference service, in this process.
+    fn serve_inference(&self, listener: TcpListener) -> Shutdown {
+        let config = read(&Source::default(), inference::Config::read).unwrap();
+        let shutdown = Shutdown::default();
+        let stop = shutdown.clone();
+        let pool = inference::Pool::new(2, config.wait);
+        let app = inference::app(&config.common, pool, runtime::Health::new("r", shutdown.clone()));
+        listener.set_nonblocking(true).unwrap();
+        self.runtime.spawn(async move {
+            let listener = tokio::net::TcpListener::from_std(listener).unwrap();
+            runtime::server::serve(listener, app, &config.common.http, shutdown).await
+        });
+        stop
+    }
+
     fn jobs(&self, batch: BatchId) -> Vec<(Job, Option<Value>)> {
         self.runtime.block_on(self.store.batch(batch)).unwrap().unwrap().jobs
     }
@@ -98,6 +114,37 @@ fn start_silent_server() -> (SocketAddr, thread::JoinHandle<()>) {
         }
     });
     (address, accepting)
+}
+
+/// An inference service that reads requests and has one answer to all of them.
+fn start_refusing_server(status: &'static str) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    thread::spawn(move || {
+        for mut stream in listener.incoming().map_while(Result::ok) {
+            read_request(&mut stream);
+            let answer = format!("HTTP/1.1 {status}\r\ncontent-length: 0\r\n\r\n");
+            let _ = stream.write_all(answer.as_bytes());
+        }
+    });
+    address
+}
+
+fn read_request(stream: &mut TcpStream) {
+    let mut reader = BufReader::new(stream);
+    let mut length = 0;
+    loop {
+        let mut line = String::new();
+        let Ok(1..) = reader.read_line(&mut line) else { return };
+        let line = line.trim_end().to_lowercase();
+        if let Some(value) = line.strip_prefix("content-length: ") {
+            length = value.parse().unwrap();
+        }
+        if line.is_empty() {
+            let _ = reader.read_exact(&mut vec![0; length]);
+            return;
+        }
+    }
 }
 
 #[test]
@@ -180,24 +227,29 @@ fn sigterm_returns_an_unfinished_job_within_the_grace_period() {
 }
 
 #[test]
+fn a_running_job_that_is_called_off_ends_at_the_next_heartbeat() {
+    let bench = Bench::new();
+    let batch = bench.submit(bench.add_map(), 1, 3);
+    let (silent, _accepting) = start_silent_server();
+    let url = format!("http://{silent}");
+    let remote = [
+        ("LENS_INFERENCE__MODE", "remote"),
+        ("LENS_INFERENCE__URL", url.as_str()),
+        ("LENS_INFERENCE__TIMEOUT_MS", "60000"),
+    ];
+    let _worker = bench.start(&remote);
+    let job = bench.wait_for(batch, JobState::Running).remove(0).0;
+    assert!(bench.runtime.block_on(bench.store.cancel(job.id, Timestamp::now())).unwrap());
+    bench.wait_for(batch, JobState::Cancelled);
+}
+
+#[test]
 fn the_inference_service_can_do_the_computing() {
     let bench = Bench::new();
     let batch = bench.submit(bench.add_map(), 5, 1);
-    let (address, stop) = bench.runtime.block_on(async {
-        let config = read(&Source::default(), inference::Config::read).unwrap();
-        let shutdown = runtime::Shutdown::default();
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let pool = inference::Pool::new(2, config.wait);
-        let health = runtime::Health::new("r", shutdown.clone());
-        let app = inference::app(&config.common, pool, health);
-        let stop = shutdown.clone();
-        tokio::spawn(
-            async move { runtime::server::serve(listener, app, &config.common.http, shutdown).await },
-        );
-        (address, stop)
-    });
-    let url = format!("http://{address}/");
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}/", listener.local_addr().unwrap());
+    let stop = bench.serve_inference(listener);
     let _worker = bench.start(&[("LENS_INFERENCE__MODE", "remote"), ("LENS_INFERENCE__URL", &url)]);
     for (_, document) in bench.wait_for(batch, JobState::Succeeded) {
         assert_recovers_mass(document.as_ref());
@@ -206,15 +258,53 @@ fn the_inference_service_can_do_the_computing() {
 }
 
 #[test]
-fn a_service_that_stays_away_makes_jobs_dead_after_all_attempts() {
+fn a_service_that_stays_away_costs_no_attempt_and_the_job_succeeds_when_it_is_back() {
     let bench = Bench::new();
     let batch = bench.submit(bench.add_map(), 1, 2);
-    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let url = format!("http://{free}");
+    let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let url = format!("http://{address}");
+    let _worker = bench.start(&[("LENS_INFERENCE__MODE", "remote"), ("LENS_INFERENCE__URL", &url)]);
+    // More tries than there are attempts.
+    let job = eventually("the job is tried a third time", || {
+        let job = bench.jobs(batch).remove(0).0;
+        assert!(!job.state.is_final(), "{job:?}");
+        (job.attempt > 2 && job.state == JobState::Queued).then_some(job)
+    });
+    assert!(job.last_error.unwrap().contains("inference service at 127.0.0.1"));
+    assert_eq!(job.error_history, json!([]));
+    assert_eq!(job.max_attempts - job.attempt, 2);
+
+    let stop = bench.serve_inference(TcpListener::bind(address).unwrap());
+    let (_, document) = bench.wait_for(batch, JobState::Succeeded).remove(0);
+    assert_recovers_mass(document.as_ref());
+    stop.trigger();
+}
+
+#[test]
+fn what_a_proxy_answers_for_a_service_that_is_away_costs_no_attempt() {
+    for status in ["502 Bad Gateway", "503 Service Unavailable", "504 Gateway Timeout"] {
+        let bench = Bench::new();
+        let batch = bench.submit(bench.add_map(), 1, 1);
+        let url = format!("http://{}", start_refusing_server(status));
+        let _worker = bench.start(&[("LENS_INFERENCE__MODE", "remote"), ("LENS_INFERENCE__URL", &url)]);
+        let job = eventually("the job is postponed", || {
+            let job = bench.jobs(batch).remove(0).0;
+            (job.attempt > 1 || job.last_error.is_some()).then_some(job)
+        });
+        assert!(!job.state.is_final(), "{job:?}");
+        assert!(job.last_error.unwrap().contains(&status[..3]));
+    }
+}
+
+#[test]
+fn a_service_that_fails_makes_jobs_dead_after_all_attempts() {
+    let bench = Bench::new();
+    let batch = bench.submit(bench.add_map(), 1, 2);
+    let url = format!("http://{}", start_refusing_server("500 Internal Server Error"));
     let _worker = bench.start(&[("LENS_INFERENCE__MODE", "remote"), ("LENS_INFERENCE__URL", &url)]);
     let (job, _) = bench.wait_for(batch, JobState::Dead).remove(0);
     assert_eq!((job.attempt, job.error_history.as_array().unwrap().len()), (2, 2));
-    assert!(job.last_error.unwrap().contains("inference service at 127.0.0.1"));
+    assert!(job.last_error.unwrap().contains("500"));
 }
 
 #[test]
@@ -250,7 +340,7 @@ fn a_worker_that_lost_its_lease_discards_its_result() {
     let done = bench.runtime.block_on(bench.store.complete(claim.lease, &result, Timestamp::now()));
     assert_eq!(done.unwrap(), Ok(()));
     worker.signal("CONT");
-    std::io::Write::write_all(&mut stream, b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}").unwrap();
+    stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}").unwrap();
     eventually("the worker notices", || {
         worker.logs().iter().find(|line| line.contains("lease was lost")).cloned()
     });
