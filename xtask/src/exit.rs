@@ -92,6 +92,7 @@ fn code(error: &Error) -> Code {
         None => {}
     }
     match error.downcast_ref::<BuildError>() {
+        Some(BuildError::Refused(_)) => Code::Configuration,
         Some(BuildError::Failed(_)) => Code::BuildFailed,
         Some(BuildError::Leaks { .. }) => Code::NotReproducible,
         Some(BuildError::Interrupted) => Code::Interrupted,

@@ -117,6 +117,10 @@ pub(crate) struct Deploy {
 
 /// Show what is really running: asked from the edge, the processes and their health checks.
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  cargo xtask status                    the environment `local`
+  cargo xtask status local --json       the same as one JSON document")]
 pub(crate) struct Status {
     #[command(flatten)]
     pub(crate) environment: Environment,
@@ -154,9 +158,16 @@ pub(crate) struct Logs {
 
 /// Go back to the release and configuration that served before.
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  cargo xtask rollback                  the environment `local`
+  cargo xtask rollback local --json     the outcome as one JSON document")]
 pub(crate) struct Rollback {
     #[command(flatten)]
     pub(crate) environment: Environment,
+    /// First move a damaged journal aside and begin a new one from what is running: then nothing earlier is known.
+    #[arg(long)]
+    pub(crate) repair: bool,
     /// Print one JSON document instead of text.
     #[arg(long)]
     pub(crate) json: bool,
@@ -164,6 +175,10 @@ pub(crate) struct Rollback {
 
 /// Stop all services of an environment and its edge. Data stays unless asked otherwise.
 #[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  cargo xtask down                      stop the environment `local`; its data stays
+  cargo xtask down --delete-data        and delete its data")]
 pub(crate) struct Down {
     #[command(flatten)]
     pub(crate) environment: Environment,

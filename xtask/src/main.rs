@@ -1,47 +1,7 @@
-//! Slipway's command line: from a Cargo workspace to running services. Each subcommand is a file of `cmd` and reads as its
-//! steps; the work is done by the crates below `crates/`.
-
-mod cmd;
-mod docker;
-mod exit;
-mod flags;
-mod manifest;
-mod render;
+//! `cargo xtask` as an alias of a workspace that holds this package.
 
 use std::process::ExitCode;
 
-use clap::Parser;
-
-use crate::flags::{Command, Slipway};
-
 fn main() -> ExitCode {
-    let flags = Slipway::parse_from(arguments());
-    match run(&flags) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => exit::report(&error),
-    }
-}
-
-/// As a Cargo subcommand the program is called `cargo-xtask xtask …`: the word is Cargo's, not the user's.
-fn arguments() -> impl Iterator<Item = std::ffi::OsString> {
-    let is_cargo =
-        std::env::args_os().next().is_some_and(|name| name.to_string_lossy().ends_with("cargo-xtask"));
-    std::env::args_os()
-        .enumerate()
-        .filter(move |(at, arg)| !(is_cargo && *at == 1 && arg == "xtask"))
-        .map(|(_, arg)| arg)
-}
-
-fn run(flags: &Slipway) -> anyhow::Result<()> {
-    match &flags.command {
-        Command::Build(flags) => cmd::build::run(flags),
-        Command::Test(flags) => cmd::test::run(flags),
-        Command::Deploy(flags) => cmd::deploy::run(flags),
-        Command::Status(flags) => cmd::status::run(flags),
-        Command::Logs(flags) => cmd::logs::run(flags),
-        Command::Rollback(flags) => cmd::rollback::run(flags),
-        Command::Down(flags) => cmd::down::run(flags),
-        Command::Supervise { spec } => deploy::supervise(spec),
-        Command::Edge { state, listen } => edge::serve(edge::Options::new(*listen, state)),
-    }
+    xtask::main()
 }

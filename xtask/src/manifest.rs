@@ -1,28 +1,19 @@
 //! From a build's report to a release manifest: the one place where the words of building become the words of deploying.
 
-use std::collections::BTreeMap;
-
 use ::build::{BuiltService, Report};
-use anyhow::Result;
 use release::{
     EnvKind, EnvVar, GitState, HealthCheck, Http, Release, Resources, Route, SCHEMA, Service, Stop, Volume,
 };
-use workspace::ServiceConfig;
 
 /// The release that consists of all images of `report`.
-pub(crate) fn release(report: &Report) -> Result<Release> {
-    let mut services = BTreeMap::new();
-    for built in &report.services {
-        let mut problems = Vec::new();
-        let config = ServiceConfig::load(&built.folder, &mut problems)?.unwrap_or_default();
-        stdx::yaml::refuse_if_any(&problems)?;
-        services.insert(built.name.clone(), service(built, &config));
-    }
+pub(crate) fn release(report: &Report) -> Release {
+    let services = report.services.iter().map(|built| (built.name.clone(), service(built)));
     let git = report.git.as_ref().map(|git| GitState { revision: git.revision.clone(), dirty: git.dirty });
-    Ok(Release { schema: SCHEMA.to_owned(), git, services })
+    Release { schema: SCHEMA.to_owned(), git, services: services.collect() }
 }
 
-fn service(built: &BuiltService, config: &ServiceConfig) -> Service {
+fn service(built: &BuiltService) -> Service {
+    let config = &built.config;
     Service {
         version: built.version.clone(),
         image: built.image,

@@ -15,24 +15,20 @@ pub(crate) fn run(flags: &flags::Build) -> Result<()> {
     let session = Session::open(&root).or_exit(Code::Configuration)?;
     if flags.dry_run {
         let loaded = session.plan(&flags.services).or_exit(Code::Configuration)?;
-        return render::plan(&loaded.plan, flags.json);
+        return render::plan(&loaded, flags.json);
     }
-    let report = images(&session, &flags.services, &*super::interruption()?)?;
+    let report = images(session, &flags.services, &*super::interruption()?)?;
     render::report(&report, flags.json)?;
     if flags.load {
-        load(&session, &report)?;
+        load(&Session::open(&root)?, &report)?;
     }
     Ok(())
 }
 
-/// The images of `services`: those of the last build if they still hold, or newly built ones.
-pub(crate) fn images(session: &Session, services: &[String], interrupted: &AtomicBool) -> Result<Report> {
-    if let Some(report) = session.unchanged(services) {
-        return Ok(report);
-    }
-    let loaded = session.plan(services).or_exit(Code::Configuration)?;
+/// The images of `services`, shown while they are made.
+pub(crate) fn images(session: Session, services: &[String], interrupted: &AtomicBool) -> Result<Report> {
     let progress = Progress::new();
-    let report = session.run(&loaded, &progress, interrupted);
+    let report = session.build(services, &progress, interrupted);
     progress.finish();
     report
 }

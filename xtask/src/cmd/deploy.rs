@@ -14,23 +14,30 @@ use crate::{flags, manifest};
 pub(crate) fn run(flags: &flags::Deploy) -> Result<()> {
     let root = super::workspace_root().or_exit(Code::Configuration)?;
     let file = environment(&root, &flags.environment)?;
+    let state = state(&root, &flags.environment)?;
+    // The build may put another program in the place of this one.
+    let launcher = launcher()?;
     let interrupted = super::interruption()?;
     let session = Session::open(&root).or_exit(Code::Configuration)?;
-    let report = super::build::images(&session, &[], &interrupted)?;
-    let release = manifest::release(&report).or_exit(Code::Configuration)?;
-    let state = state(&root, &flags.environment)?;
+    let report = super::build::images(session, &[], &interrupted)?;
+    let release = manifest::release(&report);
     let progress = DeployProgress::new();
     let show = |event: Progress<'_>| progress.show(event);
-    let site = site(&state, &report.layout, &interrupted, &show)?;
+    let site = site(launcher, &state, &report.layout, &interrupted, &show);
     if flags.dry_run {
-        return render::deploy_plan(&::deploy::dry_run(&site, &release, &file)?, flags.json);
+        let plan = ::deploy::dry_run(&site, &release, &file);
+        progress.finish();
+        return render::deploy_plan(&plan.map_err(|error| explain(error, &flags.environment))?, flags.json);
     }
-    if flags.repair && ::deploy::repair(&site)? {
-        eprintln!("the damaged journal was moved aside");
+    if flags.environment.state.is_none() {
+        keep_out_of_git(&root)?;
+    }
+    if flags.repair {
+        ::deploy::repair(&site)?;
     }
     let outcome = ::deploy::deploy(&site, &release, &file);
     progress.finish();
-    finish(&outcome?, &state, flags.json)
+    finish(&outcome.map_err(|error| explain(error, &flags.environment))?, &state, flags.json)
 }
 
 /// The environment's file, or what stands for it.
@@ -38,30 +45,59 @@ fn environment(root: &Path, flags: &flags::Environment) -> Result<EnvironmentFil
     Ok(EnvironmentFile::load(&root.join("deploy/environments"), &flags.environment)?)
 }
 
-/// The environment's state folder. One inside the workspace is nothing to commit.
+/// The environment's state folder. Nothing is made.
 pub(crate) fn state(root: &Path, flags: &flags::Environment) -> Result<PathBuf> {
+    ::deploy::check_name(&flags.environment)?;
     if let Some(folder) = &flags.state {
         return std::path::absolute(folder).with_context(|| format!("{} is no folder", folder.display()));
     }
-    let all = root.join(".slipway");
-    if !all.join(".gitignore").exists() {
-        stdx::fs::write_atomic(&all.join(".gitignore"), b"*\n", 0o644)?;
+    Ok(root.join(".slipway").join(&flags.environment))
+}
+
+/// State folders inside the workspace are nothing to commit.
+fn keep_out_of_git(root: &Path) -> Result<()> {
+    let path = root.join(".slipway/.gitignore");
+    if path.exists() {
+        Ok(())
+    } else {
+        stdx::fs::write_atomic(&path, b"*\n", 0o644).or_exit(Code::Configuration)
     }
-    Ok(all.join(&flags.environment))
 }
 
 /// Supervisors and the edge are this very program, called in another way.
+pub(crate) fn launcher() -> Result<Launcher> {
+    let program = std::env::current_exe().context("cannot tell where this program lies")?;
+    Ok(Launcher { program, supervise_args: vec!["supervise".into()], edge_args: vec!["edge".into()] })
+}
+
+/// Where the environment is, and how to work on it.
 pub(crate) fn site<'a>(
+    launcher: Launcher,
     state: &'a Path,
     layout: &'a Path,
     interrupt: &'a AtomicBool,
     report: &'a (dyn Fn(Progress<'_>) + Sync),
-) -> Result<Site<'a>> {
-    let program = std::env::current_exe().context("cannot tell where this program lies")?;
-    let launcher =
-        Launcher { program, supervise_args: vec!["supervise".into()], edge_args: vec!["edge".into()] };
-    let command = std::env::args().skip(1).collect::<Vec<_>>().join(" ");
-    Ok(Site { state, layout, launcher, command: format!("cargo xtask {command}"), interrupt, report })
+) -> Site<'a> {
+    let arguments = std::env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned());
+    let command = ["cargo xtask".to_owned()].into_iter().chain(arguments).collect::<Vec<_>>().join(" ");
+    Site { state, layout, launcher, command, interrupt, report }
+}
+
+/// What mends a damaged journal, in words.
+pub(crate) fn repair_hint(flags: &flags::Environment) -> String {
+    let state = flags.state.as_ref().map(|folder| format!(" --state {}", folder.display()));
+    format!(
+        "`cargo xtask deploy {}{} --repair` moves the damaged journal aside and goes by what runs",
+        flags.environment,
+        state.unwrap_or_default()
+    )
+}
+
+/// Adds the next command to an error that has one.
+pub(crate) fn explain(error: ::deploy::Error, flags: &flags::Environment) -> anyhow::Error {
+    let is_damaged = matches!(error, ::deploy::Error::JournalDamaged { .. });
+    let error = anyhow::Error::new(error);
+    if is_damaged { error.context(repair_hint(flags)) } else { error }
 }
 
 /// Shows the outcome and turns it into the exit code.

@@ -1,7 +1,7 @@
 //! `cargo xtask down`: stop everything of an environment.
 
 use anyhow::Result;
-use deploy::Volumes;
+use deploy::{Progress, Volumes};
 
 use crate::exit::{Code, ResultExt};
 use crate::{flags, render};
@@ -11,7 +11,12 @@ pub(crate) fn run(flags: &flags::Down) -> Result<()> {
     let state = super::deploy::state(&root, &flags.environment)?;
     let layout = super::layout(&root)?;
     let interrupted = super::interruption()?;
-    let site = super::deploy::site(&state, &layout, &interrupted, &|_| {})?;
+    let show = |event: Progress<'_>| {
+        if let Progress::Note { text } = event {
+            eprintln!("{text}");
+        }
+    };
+    let site = super::deploy::site(super::deploy::launcher()?, &state, &layout, &interrupted, &show);
     let volumes = if flags.delete_data { Volumes::Remove } else { Volumes::Keep };
     render::down(&::deploy::down(&site, volumes)?, flags.json)
 }

@@ -1,9 +1,10 @@
 //! `cargo xtask logs`: what services wrote.
 
 use std::io::{Write, stdout};
+use std::path::Path;
 
-use anyhow::Result;
-use deploy::{LogLine, LogMode, LogQuery};
+use anyhow::{Error, Result};
+use deploy::{LOCAL, LogLine, LogMode, LogQuery};
 
 use crate::exit::{Code, ResultExt};
 use crate::flags;
@@ -22,7 +23,23 @@ pub(crate) fn run(flags: &flags::Logs) -> Result<()> {
             std::process::exit(0);
         }
     };
-    deploy::logs(&state, &query, &interrupted, &mut sink)
+    deploy::logs(&state, &query, &interrupted, &mut sink).map_err(|error| explain(error, &root, flags))
+}
+
+/// The first word of `logs` is a service, and that of its neighbours an environment.
+fn explain(error: deploy::Error, root: &Path, flags: &flags::Logs) -> Error {
+    let is_environment = |name: &&String| {
+        let file = root.join(format!("deploy/environments/{name}.yaml"));
+        deploy::check_name(name).is_ok() && (*name == LOCAL || file.exists())
+    };
+    let is_refused = matches!(error, deploy::Error::Preflight(_));
+    let error = Error::new(error);
+    match flags.service.as_ref().filter(is_environment) {
+        Some(name) if is_refused => error.context(format!(
+            "`{name}` is the name of an environment: its logs are shown by `cargo xtask logs --environment {name}`"
+        )),
+        _ => error,
+    }
 }
 
 fn write(line: &LogLine, as_json: bool) -> Result<()> {

@@ -12,15 +12,15 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 use anyhow::{Context, Result};
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::flag;
 
 use crate::exit::{Code, ResultExt};
 
-/// A flag that the first Ctrl-C (or SIGTERM) raises; the second one ends the program at once.
+/// A flag that the first Ctrl-C (or SIGTERM, or the end of the terminal) raises; the second one ends the program at once.
 fn interruption() -> Result<Arc<AtomicBool>> {
     let raised = Arc::new(AtomicBool::new(false));
-    for signal in [SIGINT, SIGTERM] {
+    for signal in [SIGINT, SIGTERM, SIGHUP] {
         flag::register_conditional_shutdown(signal, Code::Interrupted as i32, Arc::clone(&raised))
             .and_then(|_| flag::register(signal, Arc::clone(&raised)))
             .context("cannot listen for signals")?;

@@ -14,8 +14,12 @@ pub(crate) fn run(flags: &flags::Rollback) -> Result<()> {
     let interrupted = super::interruption()?;
     let progress = DeployProgress::new();
     let show = |event: Progress<'_>| progress.show(event);
-    let site = super::deploy::site(&state, &layout, &interrupted, &show)?;
+    let site = super::deploy::site(super::deploy::launcher()?, &state, &layout, &interrupted, &show);
+    if flags.repair {
+        ::deploy::repair(&site)?;
+    }
     let outcome = ::deploy::rollback(&site);
     progress.finish();
-    super::deploy::finish(&outcome?, &state, flags.json)
+    let outcome = outcome.map_err(|error| super::deploy::explain(error, &flags.environment))?;
+    super::deploy::finish(&outcome, &state, flags.json)
 }

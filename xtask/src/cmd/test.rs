@@ -12,8 +12,7 @@ pub(crate) fn run(flags: &flags::Test) -> Result<()> {
     // Never `--package`: that would resolve other features and silently leave tests out.
     let cmd = Cmd::new(cargo).args(["test", "--workspace", "--locked"]).args(&flags.arguments).cwd(root);
     if flags.dry_run {
-        println!("{cmd}");
-        return Ok(());
+        return crate::render::print(&format!("{cmd}\n"));
     }
     let status = cmd.to_std()?.status().with_context(|| format!("cannot run {cmd}"))?;
     if !status.success() {

@@ -1,5 +1,6 @@
 //! What deploying shows: plans, progress, outcomes and the state of an environment.
 
+use std::fmt::Write as _;
 use std::io::{IsTerminal, stderr};
 use std::path::Path;
 use std::time::Duration;
@@ -13,8 +14,8 @@ use edge::control::Route;
 use indicatif::ProgressBar;
 use serde_json::json;
 
-use super::document;
 use super::table::Table;
+use super::{document, print};
 
 /// Progress of a deployment on standard error: a line for each step that is done, and on a terminal what is going on.
 pub(crate) struct DeployProgress {
@@ -68,18 +69,17 @@ pub(crate) fn deploy_plan(plan: &Plan, as_json: bool) -> Result<()> {
     if as_json {
         return document("slipway.deploy-plan/1", serde_json::to_value(plan)?);
     }
-    print!("{}", actions(plan));
+    let mut text = actions(plan);
     if plan.routes_before == plan.routes_after {
-        println!("routes stay as they are");
-        return Ok(());
+        writeln!(text, "routes stay as they are")?;
     }
     for route in plan.routes_before.iter().filter(|route| !plan.routes_after.contains(route)) {
-        println!("- {}", describe(route));
+        writeln!(text, "- {}", describe(route))?;
     }
     for route in plan.routes_after.iter().filter(|route| !plan.routes_before.contains(route)) {
-        println!("+ {}", describe(route));
+        writeln!(text, "+ {}", describe(route))?;
     }
-    Ok(())
+    print(&text)
 }
 
 fn actions(plan: &Plan) -> String {
@@ -109,13 +109,12 @@ pub(crate) fn outcome(outcome: &Outcome, state: &Path, as_json: bool) -> Result<
     }
     match outcome {
         Outcome::NothingToDo { plan } => {
-            println!("nothing to do: the environment {} runs this release", plan.environment);
-            urls(state)
+            let text = format!("nothing to do: the environment {} runs this release\n", plan.environment);
+            print(&(text + &urls(state)?))
         }
         Outcome::Deployed { plan, unfinished } => {
-            print!("{}", actions(plan));
             report_evidence("after the switch, without harm to what serves:", unfinished);
-            urls(state)
+            print(&(actions(plan) + &urls(state)?))
         }
         Outcome::RolledBack { evidence, left_behind, .. } => {
             eprintln!("{evidence}");
@@ -142,14 +141,14 @@ fn report_evidence(heading: &str, all: &[Evidence]) {
     }
 }
 
-/// Prints where the services answer.
-fn urls(state: &Path) -> Result<()> {
-    let Some(edge) = deploy::status(state)?.edge else { return Ok(()) };
-    for route in &edge.routes {
+/// Where the services answer, a line each.
+fn urls(state: &Path) -> Result<String> {
+    let Some(edge) = deploy::status(state)?.edge else { return Ok(String::new()) };
+    let url = |route: &Route| {
         let host = route.host.clone().unwrap_or_else(|| edge.listen.ip().to_string());
-        println!("http://{host}:{}{}  {}", edge.listen.port(), route.path_prefix, route.slot);
-    }
-    Ok(())
+        format!("http://{host}:{}{}  {}\n", edge.listen.port(), route.path_prefix, route.slot)
+    };
+    Ok(edge.routes.iter().map(url).collect())
 }
 
 /// Prints the state of an environment.
@@ -157,12 +156,13 @@ pub(crate) fn status(status: &Status, as_json: bool) -> Result<()> {
     if as_json {
         return document("slipway.status/1", serde_json::to_value(status)?);
     }
+    let mut text = String::new();
     match &status.edge {
-        None => println!("no edge is running"),
+        None => writeln!(text, "no edge answers")?,
         Some(edge) => {
-            println!("edge {} on {}, table {}", edge.pid, edge.listen, edge.generation);
+            writeln!(text, "edge {} on {}, table {}", edge.pid, edge.listen, edge.generation)?;
             for route in &edge.routes {
-                println!("  {}", describe(route));
+                writeln!(text, "  {}", describe(route))?;
             }
         }
     }
@@ -173,14 +173,14 @@ pub(crate) fn status(status: &Status, as_json: bool) -> Result<()> {
             table.row(slot_row(service, slot));
         }
     }
-    print!("{table}");
+    write!(text, "{table}")?;
     if let Some(holder) = &status.locked_by {
-        println!("locked by {holder}");
+        writeln!(text, "locked by {holder}")?;
     }
-    if let Some(trouble) = &status.trouble {
-        println!("{trouble}");
+    for trouble in &status.trouble {
+        writeln!(text, "trouble: {trouble}")?;
     }
-    Ok(())
+    print(&text)
 }
 
 fn slot_row(service: &str, slot: &SlotStatus) -> [String; 8] {
@@ -234,12 +234,13 @@ pub(crate) fn down(down: &Down, as_json: bool) -> Result<()> {
     if as_json {
         return document("slipway.down/1", json!(down));
     }
+    let mut text = String::new();
+    writeln!(text, "{}", if down.edge_stopped { "stopped the edge" } else { "no edge was running" })?;
     for slot in &down.stopped {
-        println!("stopped {slot}");
+        writeln!(text, "stopped {slot}")?;
     }
     for volume in &down.volumes_removed {
-        println!("deleted the data of {volume}");
+        writeln!(text, "deleted the data of {volume}")?;
     }
-    println!("{}", if down.edge_stopped { "stopped the edge" } else { "no edge was running" });
-    Ok(())
+    print(&text)
 }

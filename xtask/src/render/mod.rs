@@ -4,8 +4,11 @@ mod deploy;
 mod progress;
 mod table;
 
-use ::build::{BuiltService, Plan, Report};
-use anyhow::Result;
+use std::fmt::Write as _;
+use std::io::Write as _;
+
+use ::build::{BuiltService, Loaded, Report};
+use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
 pub(crate) use deploy::{DeployProgress, deploy_plan, down, outcome, status};
@@ -13,25 +16,29 @@ pub(crate) use progress::Progress;
 use table::Table;
 
 /// Prints a plan.
-pub(crate) fn plan(plan: &Plan, as_json: bool) -> Result<()> {
+pub(crate) fn plan(loaded: &Loaded, as_json: bool) -> Result<()> {
+    for warning in &loaded.warnings {
+        eprintln!("warning: {warning}");
+    }
+    let plan = &loaded.plan;
     if as_json {
         return document("slipway.build-plan/1", serde_json::to_value(plan)?);
     }
-    println!("in {}", plan.root.display());
+    let mut text = format!("in {}\n", plan.root.display());
     for (name, value) in &plan.env {
         match value {
-            Some(value) => println!("  {name}={}", value.replace('\x1f', " ")),
-            None => println!("  unset {name}"),
+            Some(value) => writeln!(text, "  {name}={}", value.replace('\x1f', " "))?,
+            None => writeln!(text, "  unset {name}")?,
         }
     }
-    println!("  {}", plan.command());
+    writeln!(text, "  {}", plan.command())?;
     for service in &plan.services {
-        println!("pack {} from {}", service.name, service.binary_path.display());
+        writeln!(text, "pack {} from {}", service.name, service.binary_path.display())?;
         for (from, to) in &service.assets {
-            println!("  copy {} to {to}", from.display());
+            writeln!(text, "  copy {} to {to}", from.display())?;
         }
     }
-    Ok(())
+    print(&text)
 }
 
 /// Prints what a build gave.
@@ -39,7 +46,7 @@ pub(crate) fn report(report: &Report, as_json: bool) -> Result<()> {
     if as_json {
         return document("slipway.build/1", serde_json::to_value(report)?);
     }
-    let mut table = Table::new(["image", "digest", "size", "unpacked", "layers"]);
+    let mut table = Table::new(["image", "digest", "size", "unpacked", "layers", "seconds"]);
     for service in &report.services {
         table.row([
             service.name.clone(),
@@ -47,20 +54,31 @@ pub(crate) fn report(report: &Report, as_json: bool) -> Result<()> {
             bytes(service.size),
             bytes(service.unpacked_size),
             layers(service),
+            seconds(service.elapsed_ms),
         ]);
     }
-    print!("{table}");
-    let seconds = report.elapsed_ms as f64 / 1000.0;
-    match &report.reason {
-        None => println!("nothing changed ({seconds:.2} s)"),
-        Some(reason) => println!(
-            "{reason}; compiled {} of {} units; images in {} ({seconds:.1} s)",
-            report.compiled,
-            report.units,
-            report.layout.display()
-        ),
+    let took = seconds(report.elapsed_ms);
+    let (units, compiled, layout) = (report.units, report.compiled, report.layout.display());
+    let summary = match &report.reason {
+        None => format!("nothing changed ({took} s)"),
+        Some(reason) => {
+            format!("{reason}; compiled {compiled} of {units} units; images in {layout} ({took} s)")
+        }
+    };
+    print(&format!("{table}{summary}\n"))
+}
+
+fn seconds(milliseconds: u64) -> String {
+    format!("{:.2}", milliseconds as f64 / 1000.0)
+}
+
+/// Writes results to standard output. A reader that has seen enough (`| head`) is no error.
+pub(crate) fn print(text: &str) -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => std::process::exit(0),
+        written => written.context("cannot write to standard output"),
     }
-    Ok(())
 }
 
 fn layers(service: &BuiltService) -> String {
@@ -68,11 +86,10 @@ fn layers(service: &BuiltService) -> String {
     format!("{} new, {reused} reused", service.layers.len() - reused)
 }
 
-/// Prints one JSON document with its schema first in mind: consumers refuse a version that they do not know.
+/// Prints one JSON document; consumers refuse a schema that they do not know.
 fn document(schema: &str, mut value: Value) -> Result<()> {
     value["schema"] = json!(schema);
-    println!("{}", serde_json::to_string_pretty(&value)?);
-    Ok(())
+    print(&format!("{}\n", serde_json::to_string_pretty(&value)?))
 }
 
 /// A size for people, in powers of 1000 as registries show it.

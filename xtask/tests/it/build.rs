@@ -1,19 +1,20 @@
 //! `cargo xtask build` on real workspaces.
 
-use std::fs;
+use std::fs::{self, FileTimes};
 use std::os::unix::fs::symlink;
 use std::process::{Command, Stdio};
+use std::time::{Duration, SystemTime};
 
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 use serde_json::Value;
 
-use crate::support::{Fixture, copy, digests, wait_for};
+use crate::support::{Fixture, copy, digests, is_required, wait_for};
 
 #[test]
 fn a_second_run_does_nothing_and_an_edit_is_named() {
     let fixture = Fixture::hello();
     let first = fixture.json(&["build"]);
-    assert_eq!(first["reason"], "first build of this selection");
+    assert_eq!(first["reason"], "no earlier build to compare with");
     assert_eq!(first["services"][0]["layers"][0]["reused"], false);
 
     let second = fixture.json(&["build"]);
@@ -33,12 +34,22 @@ fn a_second_run_does_nothing_and_an_edit_is_named() {
 #[test]
 fn a_missing_or_damaged_layout_is_made_again() {
     let fixture = Fixture::hello();
-    let built = fixture.digests(&[]);
+    let report = fixture.json(&["build"]);
+    let built = digests(&report);
     let layout = fixture.path("target/slipway/images");
     let blob = |digest: &str| layout.join("blobs/sha256").join(digest.trim_start_matches("sha256:"));
     fs::remove_file(blob(&built["hello"])).unwrap();
     assert_eq!(fixture.digests(&[]), built);
     assert!(blob(&built["hello"]).exists());
+    let layer = blob(report["services"][0]["layers"][1]["digest"].as_str().unwrap());
+    let good = fs::read(&layer).unwrap();
+    let mut bad = good.clone();
+    bad[100] ^= 1;
+    fs::write(&layer, bad).unwrap();
+    assert_eq!(fixture.digests(&[]), built);
+    assert!(fs::read(&layer).unwrap() == good);
+    fs::write(report["services"][0]["sbom_path"].as_str().unwrap(), "{}").unwrap();
+    assert!(fixture.json(&["build"])["reason"].as_str().unwrap().ends_with("hello.cdx.json changed"));
     fs::write(layout.join("index.json"), "{").unwrap();
     fixture.run(&["build"]).fails(10, &["index.json is damaged", "build again"]);
     fs::remove_dir_all(&layout).unwrap();
@@ -132,9 +143,7 @@ fn the_sbom_tells_what_is_linked_from_what_only_built() {
     let sbom: Value = serde_json::from_slice(&fs::read(path).unwrap()).unwrap();
     let components = sbom["components"].as_array().unwrap();
     let named = |scope: &str| {
-        let names = components
-            .iter()
-            .filter(|c| c["scope"] == scope && c["purl"].as_str().unwrap().starts_with("pkg:cargo"));
+        let names = components.iter().filter(|c| c["scope"] == scope && c["version"] == "1.2.3");
         names.map(|c| c["name"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
     };
     assert_eq!((named("required"), named("excluded")), (vec!["used".to_owned()], vec!["builder".to_owned()]));
@@ -257,7 +266,7 @@ fn an_interruption_ends_the_compilers_too() {
     wait_for("the build script to end", gone);
 }
 
-/// A file system of 4 MB, where this user may mount one.
+/// A file system of 200 kB, where this user may mount one.
 #[test]
 fn a_full_disk_is_an_error_that_names_the_file_and_is_mended_by_room() {
     let fixture = Fixture::hello();
@@ -268,6 +277,7 @@ fn a_full_disk_is_an_error_that_names_the_file_and_is_mended_by_room() {
     let mounted =
         Command::new("mount").args(["-t", "tmpfs", "-o", "size=200k", "tmpfs"]).arg(&images).status();
     if !mounted.is_ok_and(|status| status.success()) {
+        assert!(!is_required("mount"), "mounting is required and does not work");
         eprintln!("skipped: this user may not mount a file system");
         return;
     }
@@ -275,4 +285,159 @@ fn a_full_disk_is_an_error_that_names_the_file_and_is_mended_by_room() {
     assert!(Command::new("umount").arg(&images).status().unwrap().success());
     run.fails(10, &["cannot pack the image of hello", "No space left on device"]);
     assert_eq!(fixture.digests(&[]), digests);
+}
+
+/// What the last image's binary prints: the binary that Cargo left is the one that was packed.
+fn output(fixture: &Fixture) -> String {
+    let plan = fixture.json(&["build", "--dry-run"]);
+    let program = plan["services"][0]["binary_path"].as_str().unwrap().to_owned();
+    String::from_utf8(Command::new(program).output().unwrap().stdout).unwrap().trim().to_owned()
+}
+
+#[test]
+fn other_content_with_an_old_time_is_compiled() {
+    let fixture = Fixture::hello();
+    fixture.json(&["build"]);
+    assert_eq!(output(&fixture), "hello");
+    let main = fixture.path("crates/hello/src/main.rs");
+    fs::write(&main, "fn main() { println!(\"restored\"); }\n").unwrap();
+    let long_ago = FileTimes::new().set_modified(SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000_000));
+    fs::File::options().write(true).open(&main).unwrap().set_times(long_ago).unwrap();
+    assert_eq!(fixture.json(&["build"])["compiled"], 1);
+    assert_eq!(output(&fixture), "restored");
+}
+
+#[test]
+fn a_copied_workspace_does_not_believe_what_the_original_remembers() {
+    let fixture = Fixture::hello();
+    fixture.json(&["build"]);
+    let copied = Fixture::new();
+    copied.remove();
+    copied.copy_of(&fixture);
+    let report = copied.json(&["build"]);
+    assert_eq!(report["reason"], "no earlier build to compare with");
+    assert!(report["layout"].as_str().unwrap().starts_with(copied.path("").to_str().unwrap()));
+}
+
+#[test]
+fn workspaces_that_share_a_target_folder_do_not_share_results() {
+    let shared = tempfile::tempdir().unwrap();
+    let build = |text: &str| {
+        let mut fixture = Fixture::hello();
+        fixture.write("crates/hello/src/main.rs", &format!("fn main() {{ println!(\"{text}\"); }}\n"));
+        fixture.env("CARGO_TARGET_DIR", shared.path().to_str().unwrap());
+        fixture.json(&["build"]);
+        output(&fixture)
+    };
+    assert_eq!((build("one"), build("two")), ("one".to_owned(), "two".to_owned()));
+}
+
+#[test]
+fn a_variable_that_appears_later_counts() {
+    let mut fixture = Fixture::hello();
+    fixture.json(&["build"]);
+    fixture.env("CARGO_PROFILE_RELEASE_OPT_LEVEL", "0");
+    assert_eq!(fixture.json(&["build"])["reason"], "the variable CARGO_PROFILE_RELEASE_OPT_LEVEL is new");
+}
+
+#[test]
+fn an_edit_during_the_build_is_built_by_the_next_one() {
+    let fixture = Fixture::hello();
+    let (main, good) = (fixture.path("crates/hello/src/main.rs"), "fn main() { println!(\"hello\"); }\n");
+    // The build script edits the source; what the compiler then sees is not what the user has when the build is over.
+    let script = format!(
+        "fn main() {{ println!(\"cargo::rerun-if-changed=build.rs\"); std::fs::write({main:?}, \"fn main() {{ println!(\\\"meanwhile\\\"); }}\").unwrap(); }}\n"
+    );
+    fixture.write("crates/hello/build.rs", &script);
+    fixture.json(&["build"]);
+    assert_eq!(output(&fixture), "meanwhile");
+    fs::write(&main, good).unwrap();
+    assert_ne!(fixture.json(&["build"])["reason"], Value::Null);
+    assert_eq!(output(&fixture), "hello");
+}
+
+#[test]
+fn the_same_name_twice_is_refused_or_told_apart() {
+    let fixture = Fixture::new();
+    fixture.package("a", "[[bin]]\nname = \"server\"\npath = \"src/main.rs\"\n", "fn main() {}\n");
+    fixture.package("b", "", "fn main() {}\n");
+    fixture.write("crates/b/src/bin/server.rs", "fn main() {}\n");
+    fixture.lock();
+    fixture.run(&["build"]).fails(3, &["both have a binary `server`"]);
+    // A service with the name of a package of the registry that it depends on.
+    let fixture = Fixture::new();
+    fixture.package(
+        "itoa",
+        "[dependencies]\nserde_json = \"1\"\n",
+        "fn main() { println!(\"{}\", serde_json::json!(1)); }\n",
+    );
+    fixture.lock();
+    fixture.json(&["build"]);
+}
+
+#[test]
+fn a_repository_that_git_refuses_stops_the_build() {
+    let mut fixture = Fixture::hello();
+    assert_eq!(fixture.json(&["build"])["git"], Value::Null);
+    fs::create_dir(fixture.path(".git")).unwrap();
+    fixture.run(&["build"]).fails(3, &["cannot ask git where the source stands"]);
+    fs::remove_dir(fixture.path(".git")).unwrap();
+    fixture.env("GIT_CONFIG_GLOBAL", "/dev/null");
+    let git = |args: &[&str]| {
+        let identity = ["-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false"];
+        let output =
+            Command::new("git").args(identity).args(args).current_dir(fixture.path("")).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    };
+    fixture.write(".gitignore", "/target\n");
+    git(&["init", "--quiet"]);
+    git(&["add", "."]);
+    git(&["commit", "--quiet", "-m", "x"]);
+    let clean = fixture.json(&["build"]);
+    assert_eq!(clean["git"]["dirty"], false);
+    git(&["commit", "--quiet", "--allow-empty", "-m", "y"]);
+    let later = fixture.json(&["build"]);
+    assert_ne!(later["services"][0]["image"], clean["services"][0]["image"]);
+    assert_eq!(later["services"][0]["content"], clean["services"][0]["content"]);
+}
+
+#[test]
+fn configuration_that_would_lose_flags_is_refused() {
+    let check = |config: &str, text: &str| {
+        let fixture = Fixture::hello();
+        fixture.write(".cargo/config.toml", config);
+        fixture.run(&["build"]).fails(3, &[text]);
+    };
+    check("include = [\"other.toml\"]\n", "config.toml:1: include");
+    check("[env]\nSOURCE_DATE_EPOCH = { value = \"1\", force = true }\n", "SOURCE_DATE_EPOCH");
+    check("[build]\nrustflags = [\"-C\", \"target-cpu=native\"]\n", "target-cpu=native");
+}
+
+#[test]
+fn a_single_package_without_a_workspace_builds_and_then_does_nothing() {
+    let fixture = Fixture::new();
+    fixture.write("Cargo.toml", "[package]\nname = \"alone\"\nversion = \"1.2.3\"\nedition = \"2024\"\n");
+    fixture.write("src/main.rs", "fn main() {}\n");
+    fixture.write(".cargo/config.toml", "[build]\ntarget-dir = \"out\"\n");
+    fixture.lock();
+    assert_eq!(fixture.digests(&[]).into_keys().collect::<Vec<_>>(), ["alone"]);
+    assert_eq!(fixture.json(&["build"])["reason"], Value::Null);
+}
+
+#[test]
+fn as_an_installed_cargo_subcommand_it_works_in_any_workspace() {
+    let fixture = Fixture::hello();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_cargo-xtask"));
+    let output =
+        command.args(["xtask", "build"]).current_dir(fixture.path("crates/hello/src")).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(String::from_utf8(output.stdout).unwrap().contains("hello"));
+}
+
+#[test]
+fn a_reader_that_has_seen_enough_is_no_error() {
+    let fixture = Fixture::hello();
+    fixture.json(&["build"]);
+    let run = fixture.run_after("exec > /dev/full", &["build"]);
+    run.fails(1, &["cannot write to standard output"]);
 }

@@ -106,6 +106,10 @@ fn deploy_status_logs_rollback_down() {
         .collect();
     assert!(roles.contains(&("active", "serving")) && roles.contains(&("retained", "stopped")), "{roles:?}");
     assert!(site.fixture.run(&["logs", "web"]).stdout.contains("2 listens on"));
+    site.fixture.run(&["logs", "wbe"]).fails(3, &["no service `wbe`", "there is web"]);
+    site.fixture
+        .run(&["logs", "local"])
+        .fails(3, &["`local` is the name of an environment", "--environment local"]);
     assert_eq!(site.fixture.run(&["rollback"]).code, 0);
     site.serves("1");
     let down = site.fixture.run(&["down"]);
@@ -138,9 +142,36 @@ fn what_is_wrong_with_environment_or_machine_is_said_before_anything_changes() {
     site.environment("services: { nobody: {} }\n");
     site.deploy().fails(3, &["nobody"]);
     site.fixture.run(&["deploy", "moon"]).fails(3, &["moon"]);
+    site.environment("routes: [{ service: web, host: 'web.example:80', path_prefix: / }]\n");
+    site.deploy().fails(3, &["local.yaml:2", "has a port"]);
     site.environment("");
     let _busy = TcpListener::bind(site.listen).unwrap();
     site.deploy().fails(3, &[&site.listen.to_string(), "in use"]);
+}
+
+#[test]
+fn what_is_no_deployment_of_ours_is_left_alone() {
+    let site = Site::new();
+    let foreign = site.fixture.path("foreign");
+    for name in ["journal.jsonl", "edge/file", "slots/a/file", "data/a/file"] {
+        site.fixture.write(&format!("foreign/{name}"), "mine");
+    }
+    let commands: [&[&str]; 5] =
+        [&["status"], &["logs"], &["rollback"], &["rollback", "--repair"], &["down", "--delete-data"]];
+    for command in commands {
+        site.fixture.run(command).fails(3, &["no deployment here", ".slipway/local"]);
+        site.fixture.run(&[command, &["--state", "foreign"]].concat()).fails(3, &["no deployment here"]);
+    }
+    for name in ["..", "../foreign", "A", "-e"] {
+        let run = site.fixture.run(&["down", "--", name]);
+        run.fails(3, &["an environment's name is made of"]);
+    }
+    assert!(!site.fixture.path(".slipway").exists(), "looking makes nothing");
+    site.fixture.run(&["deploy", "--state", "foreign"]).fails(3, &["holds other things"]);
+    for name in ["journal.jsonl", "edge/file", "slots/a/file", "data/a/file"] {
+        assert_eq!(fs::read_to_string(foreign.join(name)).unwrap(), "mine");
+    }
+    assert_eq!(fs::read_dir(foreign).unwrap().count(), 4);
 }
 
 #[test]
@@ -152,16 +183,25 @@ fn a_damaged_journal_stops_the_deployment_and_not_the_service() {
     let line = text.lines().next().unwrap();
     fs::write(&journal, text.replacen(line, &line.replacen("begin", "bogin", 1), 1)).unwrap();
     site.version("2", "200 OK");
-    site.deploy().fails(21, &["journal.jsonl:1", "--repair"]);
+    site.deploy().fails(21, &["journal.jsonl:1", "`cargo xtask deploy local --repair`"]);
+    site.fixture.run(&["rollback"]).fails(21, &["journal.jsonl:1", "`cargo xtask deploy local --repair`"]);
     site.serves("1");
-    assert!(site.fixture.run(&["status"]).stdout.contains("damaged"));
+    let status = site.fixture.run(&["status"]).stdout;
+    assert!(status.contains("damaged") && status.contains("`cargo xtask deploy local --repair`"), "{status}");
     let run = site.fixture.run(&["deploy", "--repair"]);
     assert_eq!(run.code, 0, "{}", run.stderr);
     site.serves("2");
+    fs::write(&journal, "damaged\n").unwrap();
+    site.fixture.run(&["rollback", "--repair"]).fails(3, &["no earlier deployment is known"]);
+    site.serves("2");
+    fs::write(&journal, "damaged\n").unwrap();
+    let down = site.fixture.run(&["down"]);
+    assert!(down.code == 0 && down.stdout.contains("stopped the edge"), "{}{}", down.stdout, down.stderr);
+    assert_eq!(site.get("/"), None);
 }
 
 #[test]
-fn a_damaged_layout_stops_the_deployment_and_not_the_service() {
+fn a_damaged_layout_is_packed_again_and_nothing_of_it_is_deployed() {
     let site = Site::new();
     site.deployed();
     site.version("2", "200 OK");
@@ -174,8 +214,10 @@ fn a_damaged_layout_stops_the_deployment_and_not_the_service() {
     let mut bytes = fs::read(&blob).unwrap();
     bytes[100] ^= 1;
     fs::write(&blob, bytes).unwrap();
-    site.deploy().fails(20, &["damaged", "serves on"]);
     site.serves("1");
+    let run = site.deploy();
+    assert!(run.code == 0 && run.stderr.contains("packed web"), "{}", run.stderr);
+    site.serves("2");
 }
 
 /// How much the proof does: deployments, and requests while they run.

@@ -7,13 +7,11 @@ use std::process::Command;
 
 use serde_json::Value;
 
-use crate::support::Fixture;
+use crate::support::{Fixture, is_required};
 
 fn have(program: &str, probe: &[&str]) -> bool {
     let works = Command::new(program).args(probe).output().is_ok_and(|output| output.status.success());
-    let required =
-        std::env::var("SLIPWAY_TEST_REQUIRE").is_ok_and(|list| list.split(',').any(|name| name == program));
-    assert!(works || !required, "{program} is required and does not work");
+    assert!(works || !is_required(program), "{program} is required and does not work");
     if !works {
         eprintln!("skipped: {program} does not work on this machine");
     }

@@ -85,6 +85,20 @@ impl Fixture {
         );
     }
 
+    /// Empties the workspace.
+    pub(crate) fn remove(&self) {
+        for entry in fs::read_dir(&self.folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() { fs::remove_dir_all(path).unwrap() } else { fs::remove_file(path).unwrap() }
+        }
+    }
+
+    /// Fills the workspace with all that is in `other`, times and build output included.
+    pub(crate) fn copy_of(&self, other: &Fixture) {
+        let status = Command::new("cp").arg("-a").arg(other.path(".")).arg(&self.folder).status();
+        assert!(status.unwrap().success());
+    }
+
     /// Sets a variable for every later run.
     pub(crate) fn env(&mut self, name: &str, value: &str) {
         self.env.insert(name.to_owned(), value.to_owned());
@@ -92,7 +106,12 @@ impl Fixture {
 
     /// The command, for callers that start it by themselves.
     pub(crate) fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_xtask"));
+        self.command_of(env!("CARGO_BIN_EXE_xtask"), args)
+    }
+
+    /// The same for another program.
+    pub(crate) fn command_of(&self, program: &str, args: &[&str]) -> Command {
+        let mut command = Command::new(program);
         self.prepare(command.args(args));
         command
     }
@@ -171,6 +190,11 @@ pub(crate) fn copy(from: &Path, to: &Path) {
             fs::copy(entry.path(), target).unwrap();
         }
     }
+}
+
+/// Whether a test that cannot run `program` must fail instead of being skipped.
+pub(crate) fn is_required(program: &str) -> bool {
+    std::env::var("SLIPWAY_TEST_REQUIRE").is_ok_and(|list| list.split(',').any(|name| name == program))
 }
 
 /// Polls until `probe` gives a value; panics after a minute.

@@ -10,7 +10,7 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use cargo_metadata::{Artifact, Message, TargetKind};
+use cargo_metadata::{Artifact, Message, PackageId, TargetKind};
 use rustix::process::{Pid, Signal, kill_process_group};
 use workspace::Unit;
 
@@ -22,8 +22,8 @@ use crate::plan::Plan;
 pub(crate) struct Compiled {
     /// Every compilation behind the binaries.
     pub(crate) units: Vec<Unit>,
-    /// Path of each binary, by target name.
-    pub(crate) binaries: BTreeMap<String, PathBuf>,
+    /// Path of each binary, by package and target name.
+    pub(crate) binaries: BTreeMap<(PackageId, String), PathBuf>,
     /// How many compilations had to be run.
     pub(crate) compiled: usize,
 }
@@ -112,7 +112,8 @@ impl Compiled {
         if let Some(executable) = &artifact.executable
             && artifact.target.kind.contains(&TargetKind::Bin)
         {
-            self.binaries.insert(artifact.target.name.clone(), executable.clone().into_std_path_buf());
+            let key = (artifact.package_id.clone(), artifact.target.name.clone());
+            self.binaries.insert(key, executable.clone().into_std_path_buf());
         }
     }
 }

@@ -24,7 +24,7 @@ pub(crate) fn require_static(path: &Path, architecture: &str) -> Result<()> {
         None => Ok(()),
         Some(interpreter) => bail!(
             "{} is linked dynamically (it asks for {interpreter}), and the base `static` has no shared libraries; \
-             remove what switches static linking off (`-C target-feature=-crt-static`, a `cdylib` or a linker wrapper)",
+             see whether a build script or `-C link-arg` asks for a shared library, or a linker wrapper changes the flags",
             path.display()
         ),
     }

@@ -84,7 +84,7 @@ pub(crate) fn rustflags(cargo: &CargoConfig, toolchain: &Toolchain, remaps: &[Re
     Ok(flags)
 }
 
-/// Variables for cargo and what it runs; `None` removes one. `inherited` looks a variable of this process up.
+/// Variables for cargo and what it runs; `None` removes one. `inherited` looks up what is set without us.
 pub(crate) fn environment(
     cargo: &CargoConfig,
     profile: &str,
@@ -105,20 +105,17 @@ pub(crate) fn environment(
     set("LC_ALL", "C.UTF-8".to_owned());
     let target = cargo.target.replace('-', "_");
     for language in ["CFLAGS", "CXXFLAGS"] {
-        // The cc crate takes the most specific of these that is set; ours is the most specific, so it carries the user's.
-        let names = [
-            format!("{language}_{}", cargo.target),
-            format!("{language}_{target}"),
-            format!("TARGET_{language}"),
-            language.to_owned(),
-        ];
-        let mut flags: Vec<String> = names.iter().find_map(|name| inherited(name)).into_iter().collect();
+        // The cc crate takes the first of these that is set; the two most specific ones carry ours and the user's.
+        let specific = [format!("{language}_{}", cargo.target), format!("{language}_{target}")];
+        let general = [format!("TARGET_{language}"), language.to_owned()];
+        let users = specific.iter().chain(&general).find_map(|name| inherited(name));
         let spaceless =
             remaps.iter().filter(|remap| !remap.from.to_string_lossy().contains(char::is_whitespace));
-        flags.extend(
-            spaceless.map(|remap| format!("-ffile-prefix-map={}={}", remap.from.display(), remap.to)),
-        );
-        set(&format!("{language}_{target}"), flags.join(" "));
+        let ours = spaceless.map(|remap| format!("-ffile-prefix-map={}={}", remap.from.display(), remap.to));
+        let flags: Vec<String> = users.into_iter().chain(ours).collect();
+        for name in &specific {
+            set(name, flags.join(" "));
+        }
     }
     // Our encoded flags hold these already; and whoever builds is no part of what is built.
     for name in ["RUSTFLAGS", "USER", "LOGNAME", "HOSTNAME", "LANG", "LANGUAGE"] {
@@ -136,6 +133,8 @@ mod tests {
             target: "x86_64-unknown-linux-gnu".into(),
             rustflags: rustflags.iter().map(|flag| (*flag).to_owned()).collect(),
             cargo_home: "/home/u/.cargo".into(),
+            env: BTreeMap::new(),
+            forced_env: vec![],
         }
     }
 

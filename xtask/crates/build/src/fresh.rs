@@ -1,6 +1,7 @@
 //! Whether anything that a build was made from has changed since. A file is compared by content; its size, times and inode
 //! only save reading it again, and the change time among them cannot be set back by copying, checking out or touching.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::fs;
@@ -20,9 +21,11 @@ const RACY: Duration = Duration::from_secs(2);
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Inputs {
-    /// Folders of local packages: everything in them counts, with the exceptions of [`walk`].
+    /// Folders of local packages: everything in them counts, with the exceptions of [`walk_sources`].
     folders: BTreeSet<PathBuf>,
-    /// Files in those folders and elsewhere; `None` for one that was missing and matters when it appears.
+    /// Files and folders that are copied into images: everything in them counts.
+    assets: BTreeSet<PathBuf>,
+    /// All files that count; `None` for one that was missing and matters when it appears.
     files: BTreeMap<PathBuf, Option<Stamp>>,
     /// Variables by name, as digests: a value can be a secret. `None` for one that was not set.
     env: BTreeMap<String, Option<Digest>>,
@@ -33,20 +36,23 @@ pub(crate) struct Inputs {
 /// A file as it was.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Stamp {
+pub(crate) struct Stamp {
     size: u64,
     inode: u64,
-    modified_ns: i64,
+    /// When the content was last changed, as far as whoever changed it tells.
+    pub(crate) modified_ns: i64,
     changed_ns: i64,
-    /// Whether the other fields are old enough to be believed.
+    /// Whether the other fields can be believed: the file is no link, and did not change just now.
     settled: bool,
-    digest: Digest,
+    /// Of the content.
+    pub(crate) digest: Digest,
 }
 
 /// What makes up [`Inputs`].
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Sources {
     pub(crate) folders: BTreeSet<PathBuf>,
+    pub(crate) assets: BTreeSet<PathBuf>,
     pub(crate) files: BTreeSet<PathBuf>,
     pub(crate) env: BTreeSet<String>,
     pub(crate) request: String,
@@ -54,35 +60,41 @@ pub(crate) struct Sources {
 
 impl Inputs {
     /// Looks at all sources.
-    pub(crate) fn take(sources: &Sources) -> Result<Inputs> {
-        let mut paths = sources.files.clone();
-        for folder in &sources.folders {
-            walk(folder, &mut paths)?;
-        }
-        let mut files = BTreeMap::new();
-        for path in paths {
+    pub(crate) fn take(sources: Sources) -> Result<Inputs> {
+        let mut inputs = Inputs {
+            folders: sources.folders,
+            assets: sources.assets,
+            env: sources.env.iter().map(|name| (name.clone(), variable(name))).collect(),
+            request: sources.request,
+            files: BTreeMap::new(),
+        };
+        for path in inputs.present().into_iter().chain(sources.files) {
             let stamp = Stamp::take(&path)?;
-            files.insert(path, stamp);
+            inputs.files.insert(path, stamp);
         }
-        let env = sources.env.iter().map(|name| (name.clone(), variable(name))).collect();
-        Ok(Inputs { folders: sources.folders.clone(), files, env, request: sources.request.clone() })
+        Ok(inputs)
     }
 
-    /// What differs from now, in words; `None` where nothing does. `request` is what is asked for now.
-    pub(crate) fn difference(&self, request: &str) -> Result<Option<String>> {
+    /// All files that count, with what is known of them.
+    pub(crate) fn files(&self) -> impl Iterator<Item = (&Path, Option<&Stamp>)> {
+        self.files.iter().map(|(path, stamp)| (path.as_path(), stamp.as_ref()))
+    }
+
+    /// What differs from now, in words; `None` where nothing does. `request` is what is asked for now, `env` the names of the
+    /// variables that are set now and could matter.
+    pub(crate) fn difference(&self, request: &str, env: &BTreeSet<String>) -> Result<Option<String>> {
         if self.request != request {
             return Ok(Some("another version of this tool, or another commit".to_owned()));
+        }
+        if let Some(new) = env.iter().find(|name| !self.env.contains_key(*name)) {
+            return Ok(Some(format!("the variable {new} is new")));
         }
         for (name, value) in &self.env {
             if variable(name) != *value {
                 return Ok(Some(format!("the variable {name} changed")));
             }
         }
-        let mut present = BTreeSet::new();
-        for folder in &self.folders {
-            walk(folder, &mut present)?;
-        }
-        if let Some(new) = present.iter().find(|path| !self.files.contains_key(*path)) {
+        if let Some(new) = self.present().iter().find(|path| !self.files.contains_key(*path)) {
             return Ok(Some(format!("{} is new", new.display())));
         }
         for (path, stamp) in &self.files {
@@ -98,26 +110,38 @@ impl Inputs {
     }
 
     /// Takes further files and variables in, as they are now.
-    ///
-    /// Returns `false` where one of the files changed after `since`: then nobody knows which content the build saw.
-    pub(crate) fn extend(
-        &mut self,
-        files: &BTreeSet<PathBuf>,
-        env: &BTreeSet<String>,
-        since: SystemTime,
-    ) -> Result<bool> {
-        let since = nanoseconds(since);
-        for path in files.iter().filter(|path| !path.is_dir()) {
-            if !self.files.contains_key(path) {
-                let stamp = Stamp::take(path)?;
-                if stamp.as_ref().is_some_and(|stamp| stamp.changed_ns >= since) {
-                    return Ok(false);
-                }
-                self.files.insert(path.clone(), stamp);
+    pub(crate) fn extend(&mut self, files: BTreeSet<PathBuf>, env: &BTreeSet<String>) -> Result<()> {
+        for path in files.into_iter().filter(|path| !path.is_dir()) {
+            if let Entry::Vacant(entry) = self.files.entry(path) {
+                let stamp = Stamp::take(entry.key())?;
+                entry.insert(stamp);
             }
         }
         self.env.extend(env.iter().map(|name| (name.clone(), variable(name))));
-        Ok(true)
+        Ok(())
+    }
+
+    /// Whether every file has been as it is since before `begun`: then it is known which content a build saw that began then.
+    /// A change that was undone again is a change, too.
+    pub(crate) fn is_untouched_since(&self, begun: SystemTime) -> bool {
+        let begun = nanoseconds(begun);
+        let untouched = |(path, stamp): (&PathBuf, &Option<Stamp>)| match (fs::symlink_metadata(path), stamp)
+        {
+            (Ok(meta), Some(stamp)) => {
+                let followed = fs::metadata(path).map_or(0, |followed| changed_ns(&followed));
+                changed_ns(&meta) == stamp.changed_ns && stamp.changed_ns.max(followed) < begun
+            }
+            (Err(_), None) => true,
+            _ => false,
+        };
+        self.files.iter().all(untouched) && self.present().iter().all(|path| self.files.contains_key(path))
+    }
+
+    fn present(&self) -> BTreeSet<PathBuf> {
+        let mut present = BTreeSet::new();
+        self.folders.iter().for_each(|folder| walk_sources(folder, &mut present));
+        self.assets.iter().for_each(|path| walk(path, &|_, _| true, &mut present));
+        present
     }
 }
 
@@ -126,26 +150,25 @@ fn variable(name: &str) -> Option<Digest> {
 }
 
 impl Stamp {
-    fn take(path: &Path) -> Result<Option<Stamp>> {
+    /// The file at `path` as it is; `None` where there is none.
+    pub(crate) fn take(path: &Path) -> Result<Option<Stamp>> {
         let Ok(meta) = fs::symlink_metadata(path) else { return Ok(None) };
-        let changed_ns = meta.ctime() * 1_000_000_000 + meta.ctime_nsec();
-        let settled = changed_ns < nanoseconds(SystemTime::now()) - RACY.as_nanos() as i64;
+        let changed_ns = changed_ns(&meta);
+        let is_old = changed_ns < nanoseconds(SystemTime::now()) - RACY.as_nanos() as i64;
         Ok(Some(Stamp {
             size: meta.len(),
             inode: meta.ino(),
-            modified_ns: meta.mtime() * 1_000_000_000 + meta.mtime_nsec(),
+            modified_ns: modified_ns(&meta),
             changed_ns,
-            settled,
+            settled: is_old && !meta.is_symlink(),
             digest: content(path, &meta)?,
         }))
     }
 
     fn still_holds(&self, path: &Path) -> Result<bool> {
         let Ok(meta) = fs::symlink_metadata(path) else { return Ok(false) };
-        let modified_ns = meta.mtime() * 1_000_000_000 + meta.mtime_nsec();
-        let changed_ns = meta.ctime() * 1_000_000_000 + meta.ctime_nsec();
         let untouched = (self.size, self.inode, self.modified_ns, self.changed_ns)
-            == (meta.len(), meta.ino(), modified_ns, changed_ns);
+            == (meta.len(), meta.ino(), modified_ns(&meta), changed_ns(&meta));
         if untouched && self.settled {
             return Ok(true);
         }
@@ -153,48 +176,67 @@ impl Stamp {
     }
 }
 
-/// The digest of a file's bytes, of a link's target; folders count by what is in them.
+fn modified_ns(meta: &fs::Metadata) -> i64 {
+    meta.mtime() * 1_000_000_000 + meta.mtime_nsec()
+}
+
+fn changed_ns(meta: &fs::Metadata) -> i64 {
+    meta.ctime() * 1_000_000_000 + meta.ctime_nsec()
+}
+
+/// The digest of a file's bytes; of a link, of where it leads and of what is there. Anything else counts by being there.
 fn content(path: &Path, meta: &fs::Metadata) -> Result<Digest> {
-    if meta.file_type().is_symlink() {
+    if meta.is_symlink() {
         let target =
             fs::read_link(path).with_context(|| format!("cannot read the link {}", path.display()))?;
-        return Ok(Digest::of(target.as_os_str().as_bytes()));
+        let followed = fs::read(path).unwrap_or_default();
+        return Ok(Digest::of([target.as_os_str().as_bytes(), b"\0", &followed].concat()));
     }
     if !meta.is_file() {
         return Ok(Digest::of(b""));
     }
-    let (digest, _) = Digest::of_reader(stdx::fs::open(path)?)
-        .with_context(|| format!("cannot read {}", path.display()))?;
-    Ok(digest)
+    match fs::File::open(path) {
+        // Whoever may not read it cannot build from it either.
+        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => Ok(Digest::of(b"")),
+        opened => {
+            let digest = opened.and_then(Digest::of_reader);
+            Ok(digest.with_context(|| format!("cannot read {}", path.display()))?.0)
+        }
+    }
 }
 
-fn nanoseconds(time: SystemTime) -> i64 {
+/// Nanoseconds since 1970.
+pub(crate) fn nanoseconds(time: SystemTime) -> i64 {
     time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos() as i64)
 }
 
 /// Adds the files below `folder` but for hidden ones, build output and packages of their own.
-pub(crate) fn walk(folder: &Path, files: &mut BTreeSet<PathBuf>) -> Result<()> {
-    let entries = fs::read_dir(folder).with_context(|| format!("cannot list {}", folder.display()))?;
-    for entry in entries {
-        let entry = entry?;
-        let name = entry.file_name();
-        if name.as_bytes().starts_with(b".") || name == OsStr::new("target") {
-            continue;
-        }
-        let path = entry.path();
-        if !entry.file_type()?.is_dir() {
-            files.insert(path);
-        } else if !path.join("Cargo.toml").exists() {
-            walk(&path, files)?;
+pub(crate) fn walk_sources(folder: &Path, files: &mut BTreeSet<PathBuf>) {
+    let counts = |path: &Path, name: &OsStr| {
+        let is_hidden = name.as_bytes().starts_with(b".") || name == OsStr::new("target");
+        !is_hidden && !path.join("Cargo.toml").exists() && !path.join("CACHEDIR.TAG").exists()
+    };
+    walk(folder, &counts, files);
+}
+
+/// Adds the file `path`, or the files below the folder `path` for which `counts` holds. What cannot be listed has nothing in it.
+fn walk(path: &Path, counts: &dyn Fn(&Path, &OsStr) -> bool, files: &mut BTreeSet<PathBuf>) {
+    if path.is_symlink() || !path.is_dir() {
+        files.insert(path.to_owned());
+        return;
+    }
+    for entry in fs::read_dir(path).into_iter().flatten().flatten() {
+        if counts(&entry.path(), &entry.file_name()) {
+            walk(&entry.path(), counts, files);
         }
     }
-    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::fs::FileTimes;
+    use std::os::unix::fs::symlink;
 
     struct Fixture {
         folder: tempfile::TempDir,
@@ -205,18 +247,22 @@ mod tests {
         fn new() -> Fixture {
             let folder = tempfile::tempdir().unwrap();
             let path = |name: &str| folder.path().join(name);
-            fs::create_dir_all(path("src")).unwrap();
-            fs::create_dir_all(path("target")).unwrap();
-            fs::create_dir_all(path("other")).unwrap();
-            fs::write(path("src/lib.rs"), "1").unwrap();
-            fs::write(path("other/Cargo.toml"), "").unwrap();
+            for name in ["package/src", "package/target", "package/other", "site/.well-known"] {
+                fs::create_dir_all(path(name)).unwrap();
+            }
+            fs::write(path("package/src/lib.rs"), "1").unwrap();
+            fs::write(path("package/other/Cargo.toml"), "").unwrap();
+            fs::write(path("site/.well-known/x"), "1").unwrap();
+            fs::write(path("linked"), "1").unwrap();
+            symlink("../../linked", path("package/src/link.rs")).unwrap();
             let sources = Sources {
-                folders: [folder.path().to_owned()].into(),
+                folders: [path("package")].into(),
+                assets: [path("site")].into(),
                 files: [path("absent.toml")].into(),
                 env: ["SLIPWAY_TEST_UNSET".to_owned()].into(),
                 request: "all".into(),
             };
-            let inputs = Inputs::take(&sources).unwrap();
+            let inputs = Inputs::take(sources).unwrap();
             Fixture { folder, inputs }
         }
 
@@ -225,7 +271,7 @@ mod tests {
         }
 
         fn difference(&self) -> Option<String> {
-            let found = self.inputs.difference("all").unwrap()?;
+            let found = self.inputs.difference("all", &BTreeSet::new()).unwrap()?;
             Some(found.replace(&format!("{}/", self.folder.path().display()), ""))
         }
     }
@@ -233,9 +279,9 @@ mod tests {
     #[test]
     fn nothing_changed() {
         let fixture = Fixture::new();
-        fs::write(fixture.path("target/x"), "build output").unwrap();
-        fs::write(fixture.path("other/lib.rs"), "another package").unwrap();
-        fs::write(fixture.path(".hidden"), "").unwrap();
+        fs::write(fixture.path("package/target/x"), "build output").unwrap();
+        fs::write(fixture.path("package/other/lib.rs"), "another package").unwrap();
+        fs::write(fixture.path("package/.hidden"), "").unwrap();
         assert_eq!(fixture.difference(), None);
     }
 
@@ -246,24 +292,41 @@ mod tests {
             change(&fixture);
             assert_eq!(fixture.difference().as_deref(), Some(expected));
         };
-        check(&|f| fs::write(f.path("src/lib.rs"), "2").unwrap(), "src/lib.rs changed");
-        check(&|f| fs::remove_file(f.path("src/lib.rs")).unwrap(), "src/lib.rs changed");
-        check(&|f| fs::write(f.path("src/new.rs"), "").unwrap(), "src/new.rs is new");
+        check(&|f| fs::write(f.path("package/src/lib.rs"), "2").unwrap(), "package/src/lib.rs changed");
+        check(&|f| fs::remove_file(f.path("package/src/lib.rs")).unwrap(), "package/src/lib.rs changed");
+        check(&|f| fs::write(f.path("package/src/new.rs"), "").unwrap(), "package/src/new.rs is new");
+        check(&|f| fs::write(f.path("linked"), "2").unwrap(), "package/src/link.rs changed");
+        check(&|f| fs::write(f.path("site/.well-known/x"), "2").unwrap(), "site/.well-known/x changed");
         check(&|f| fs::write(f.path("absent.toml"), "").unwrap(), "absent.toml changed");
         let fixture = Fixture::new();
-        assert!(fixture.inputs.difference("some").unwrap().is_some());
+        assert!(fixture.inputs.difference("some", &BTreeSet::new()).unwrap().is_some());
+        let new = fixture.inputs.difference("all", &BTreeSet::from(["RUSTC".to_owned()])).unwrap();
+        assert_eq!(new.as_deref(), Some("the variable RUSTC is new"));
     }
 
     #[test]
     fn same_content_under_other_times_is_no_change_and_other_content_under_the_same_times_is_one() {
         let fixture = Fixture::new();
-        let file = fixture.path("src/lib.rs");
+        let file = fixture.path("package/src/lib.rs");
         let times = fs::metadata(&file).unwrap();
         fs::write(&file, "1").unwrap();
         assert_eq!(fixture.difference(), None);
         fs::write(&file, "2").unwrap();
         let set = FileTimes::new().set_modified(times.modified().unwrap());
         fs::File::options().write(true).open(&file).unwrap().set_times(set).unwrap();
-        assert_eq!(fixture.difference().as_deref(), Some("src/lib.rs changed"));
+        assert_eq!(fixture.difference().as_deref(), Some("package/src/lib.rs changed"));
+    }
+
+    #[test]
+    fn an_edit_that_was_undone_is_still_noticed() {
+        let fixture = Fixture::new();
+        let after = SystemTime::now() + Duration::from_secs(1);
+        assert!(fixture.inputs.is_untouched_since(after));
+        fs::write(fixture.path("package/src/lib.rs"), "2").unwrap();
+        fs::write(fixture.path("package/src/lib.rs"), "1").unwrap();
+        assert_eq!(fixture.difference(), None);
+        assert!(!fixture.inputs.is_untouched_since(SystemTime::now() - Duration::from_secs(1)));
+        fs::write(fixture.path("package/src/new.rs"), "").unwrap();
+        assert!(!fixture.inputs.is_untouched_since(after));
     }
 }

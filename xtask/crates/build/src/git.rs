@@ -13,16 +13,20 @@ pub struct GitState {
     pub revision: String,
     /// Whether the work tree holds changes or files that the commit does not, ignored ones apart.
     pub dirty: bool,
-    /// The commit's own time, in seconds since 1970.
-    pub commit_time: i64,
 }
 
 impl GitState {
-    /// The state of the checkout that `root` is in; `None` where there is no git, no repository or no commit.
+    /// The state of the checkout that `root` is in; `None` where there is no repository or no commit.
+    ///
+    /// # Errors
+    /// When there is a repository that git cannot or will not read: an image that silently lacks its commit would have another
+    /// digest than on the next machine.
     pub fn load(root: &Path) -> Result<Option<GitState>> {
-        let git = || Cmd::new("git").cwd(root).env("GIT_OPTIONAL_LOCKS", "0");
-        let status = git().args(["status", "--porcelain=v2", "--branch", "--untracked-files=normal"]);
-        let Ok(status) = status.read() else { return Ok(None) };
+        if !root.ancestors().any(|folder| folder.join(".git").exists()) {
+            return Ok(None);
+        }
+        let status = git(root).args(["status", "--porcelain=v2", "--branch", "--untracked-files=normal"]);
+        let status = status.read().context("cannot ask git where the source stands")?;
         let Some(revision) = status.lines().find_map(|line| line.strip_prefix("# branch.oid ")) else {
             return Ok(None);
         };
@@ -30,16 +34,23 @@ impl GitState {
             return Ok(None);
         }
         let dirty = status.lines().any(|line| !line.starts_with('#'));
-        let time = git().args(["show", "--no-patch", "--format=%ct", revision]).read()?;
-        let commit_time =
-            time.trim().parse().with_context(|| format!("git gives the commit time `{time}`"))?;
-        Ok(Some(GitState { revision: revision.to_owned(), dirty, commit_time }))
+        Ok(Some(GitState { revision: revision.to_owned(), dirty }))
+    }
+
+    /// The commit's own time, in seconds since 1970.
+    pub(crate) fn commit_time(&self, root: &Path) -> Result<i64> {
+        let time = git(root).args(["show", "--no-patch", "--format=%ct", &self.revision]).read()?;
+        time.trim().parse().with_context(|| format!("git gives the commit time `{time}`"))
     }
 
     /// The commit id, marked where the work tree differs from it.
     pub fn label(&self) -> String {
         if self.dirty { format!("{}-dirty", self.revision) } else { self.revision.clone() }
     }
+}
+
+fn git(root: &Path) -> Cmd {
+    Cmd::new("git").args(["-c", "log.showSignature=false"]).cwd(root).env("GIT_OPTIONAL_LOCKS", "0")
 }
 
 /// A time in seconds since 1970 as RFC 3339 text in UTC.
@@ -90,7 +101,8 @@ mod tests {
         assert_eq!(GitState::load(folder.path()).unwrap(), None);
         git(&["commit", "--quiet", "--allow-empty", "-m", "x"]);
         let state = GitState::load(folder.path()).unwrap().unwrap();
-        assert_eq!((state.commit_time, state.dirty, state.revision.len()), (1_700_000_000, false, 40));
+        assert_eq!((state.dirty, state.revision.len()), (false, 40));
+        assert_eq!(state.commit_time(folder.path()).unwrap(), 1_700_000_000);
         std::fs::write(folder.path().join("new"), "").unwrap();
         let state = GitState::load(folder.path()).unwrap().unwrap();
         assert!(state.dirty && state.label().ends_with("-dirty"));

@@ -8,9 +8,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
+use stdx::Cmd;
 use workspace::{CargoConfig, Settings};
 
-use crate::fresh::{Sources, walk};
+use crate::fresh::{Sources, walk_sources};
 use crate::plan::Plan;
 use crate::toolchain::Toolchain;
 
@@ -36,7 +37,17 @@ pub(crate) struct Observed {
     pub(crate) env: BTreeSet<String>,
 }
 
-/// What matters whatever the services are: manifests and configuration from the root upwards, the toolchain, this program.
+/// Names of the variables that are set and could matter.
+pub(crate) fn relevant_variables() -> BTreeSet<String> {
+    let names = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
+    names.filter(|name| PREFIXES.iter().any(|prefix| name.starts_with(prefix)) && is_relevant(name)).collect()
+}
+
+fn is_relevant(name: &str) -> bool {
+    !IRRELEVANT.iter().any(|prefix| name.starts_with(prefix))
+}
+
+/// What matters whatever the services are: manifests and configuration from the root upwards, the toolchain.
 pub(crate) fn known(root: &Path, cargo: &CargoConfig, toolchain: &Toolchain) -> Sources {
     let mut files = BTreeSet::new();
     for name in ["Cargo.toml", "Cargo.lock", Settings::FILE] {
@@ -49,33 +60,53 @@ pub(crate) fn known(root: &Path, cargo: &CargoConfig, toolchain: &Toolchain) -> 
     }
     files.extend(["config.toml", "config"].map(|name| cargo.cargo_home.join(name)));
     files.insert(toolchain.sysroot.join("bin/rustc"));
-    files.extend(std::env::current_exe());
-    let mut env: BTreeSet<String> =
-        ["PATH", "SOURCE_DATE_EPOCH", "RUSTFLAGS", "CARGO_ENCODED_RUSTFLAGS"].map(str::to_owned).into();
-    let relevant = |name: &String| {
-        PREFIXES.iter().any(|prefix| name.starts_with(prefix))
-            && !IRRELEVANT.iter().any(|prefix| name.starts_with(prefix))
-    };
-    env.extend(std::env::vars_os().filter_map(|(name, _)| name.into_string().ok()).filter(relevant));
-    Sources { folders: BTreeSet::new(), files, env, request: String::new() }
+    let mut env = relevant_variables();
+    env.extend(["PATH", "SOURCE_DATE_EPOCH"].map(str::to_owned));
+    Sources { files, env, ..Sources::default() }
 }
 
-/// What compilers and build scripts declared. `members` are folders and names of local packages. Files of registries and of
-/// the toolchain are left out: the lock file and the compiler stand for them.
-pub(crate) fn observed(plan: &Plan, cargo: &CargoConfig, members: &[(PathBuf, String)]) -> Result<Observed> {
+/// The objects and archives of the C toolchain that a static binary for `target` is linked with. Cargo does not know of them.
+pub(crate) fn runtime_objects(target: &str) -> BTreeSet<PathBuf> {
+    const NAMES: [&str; 10] = [
+        "libc.a",
+        "libm.a",
+        "libpthread.a",
+        "libgcc.a",
+        "libgcc_eh.a",
+        "crt1.o",
+        "rcrt1.o",
+        "crti.o",
+        "crtbeginS.o",
+        "crtn.o",
+    ];
+    // Another processor's objects belong to another compiler.
+    let is_native = target.starts_with(std::env::consts::ARCH) && target.ends_with("-linux-gnu");
+    let path = |name: &&str| {
+        let printed = Cmd::new("cc").arg(format!("-print-file-name={name}")).read().ok()?;
+        // The compiler prints the bare name of what it does not find.
+        Some(PathBuf::from(printed)).filter(|path| path.is_absolute())
+    };
+    if is_native { NAMES.iter().filter_map(path).collect() } else { BTreeSet::new() }
+}
+
+/// What compilers and build scripts declared; `None` where Cargo left no account of it. `members` are folders and names of
+/// local packages. Files of registries and of the toolchain are left out: the lock file and the compiler stand for them.
+pub(crate) fn observed(
+    plan: &Plan,
+    cargo: &CargoConfig,
+    members: &[(PathBuf, String)],
+) -> Result<Option<Observed>> {
     let mut observed = Observed::default();
     for service in &plan.services {
         let dep_info = service.binary_path.with_extension("d");
-        if let Some(bytes) = stdx::fs::read_if_exists(&dep_info)? {
-            observed.files.extend(dep_info_files(&String::from_utf8_lossy(&bytes)));
-        }
+        let Some(bytes) = stdx::fs::read_if_exists(&dep_info)? else { return Ok(None) };
+        observed.files.extend(dep_info_files(&String::from_utf8_lossy(&bytes)));
     }
-    for folder in [plan.build_dir.join(&plan.profile), plan.build_dir.join(&plan.target).join(&plan.profile)]
-    {
-        for dep_info in list(&folder.join("deps"))
+    for folder in plan.profile_folders() {
+        let dep_infos = list(&folder.join("deps"))
             .into_iter()
-            .filter(|path| path.extension().is_some_and(|end| end == "d"))
-        {
+            .filter(|path| path.extension().is_some_and(|end| end == "d"));
+        for dep_info in dep_infos {
             observed.env.extend(dep_info_env(&String::from_utf8_lossy(&stdx::fs::read(&dep_info)?)));
         }
         for script in list(&folder.join("build")) {
@@ -86,8 +117,8 @@ pub(crate) fn observed(plan: &Plan, cargo: &CargoConfig, members: &[(PathBuf, St
     }
     let ours = |path: &PathBuf| !path.starts_with(&cargo.cargo_home) && !path.starts_with(&plan.build_dir);
     observed.files.retain(ours);
-    observed.env.retain(|name| !IRRELEVANT.iter().any(|prefix| name.starts_with(prefix)));
-    Ok(observed)
+    observed.env.retain(|name| is_relevant(name));
+    Ok(Some(observed))
 }
 
 impl Observed {
@@ -102,8 +133,7 @@ impl Observed {
             if let (Some(path), Some(package)) = (line.strip_prefix("rerun-if-changed="), package) {
                 let path = package.join(path);
                 if path.is_dir() {
-                    // A folder that cannot be listed any more counts as changed by its own absence.
-                    walk(&path, &mut self.files).ok();
+                    walk_sources(&path, &mut self.files);
                 }
                 self.files.insert(path);
             }

@@ -4,6 +4,7 @@
 //!
 //! Invariant: what is reported as unchanged was compared by content with what was built, never trusted by file times alone.
 
+mod assemble;
 mod compile;
 mod elf;
 mod event;
@@ -14,8 +15,10 @@ mod inputs;
 mod leak;
 mod pack;
 mod plan;
-mod run;
+mod report;
 mod sbom;
+mod session;
+mod stale;
 mod store;
 mod toolchain;
 
@@ -23,4 +26,5 @@ pub use event::{Event, Reporter};
 pub use git::GitState;
 pub use leak::Leak;
 pub use plan::{Plan, ServicePlan};
-pub use run::{BuildError, BuiltLayer, BuiltService, Loaded, Report, Session};
+pub use report::{BuildError, BuiltLayer, BuiltService, Report};
+pub use session::{Loaded, Session};

@@ -11,10 +11,10 @@ use oci::{Compression, Entry, Image, Layer, Layout, Source, Tree};
 use stdx::{Digest, json};
 
 use crate::plan::{ServicePlan, program};
-use crate::run::{BuiltLayer, BuiltService};
+use crate::report::{BuiltLayer, BuiltService};
 use crate::store::State;
 
-/// Packs one service's image: its layers are in `layout` then, its documents and its name are not. The SBOM is not known here.
+/// Packs one service's image: its layers are in `layout` then, its documents and its name are not. SBOM and time are not known here.
 pub(crate) fn pack(
     plan: &ServicePlan,
     binary: &Path,
@@ -45,7 +45,7 @@ pub(crate) fn pack(
     let service = BuiltService {
         name: plan.name.clone(),
         version: plan.version.clone(),
-        folder: plan.folder.clone(),
+        config: plan.config.clone(),
         image: image.digest(),
         content: image.content,
         sbom: Digest::of(b""),
@@ -54,6 +54,7 @@ pub(crate) fn pack(
         unpacked_size,
         size: built.iter().map(|layer| layer.size).sum(),
         layers: built,
+        elapsed_ms: 0,
     };
     Ok((image, service))
 }
@@ -62,7 +63,7 @@ fn layer(comment: &str, tree: &Tree, layout: &Layout, state: &Mutex<State>) -> R
     let compression = Compression::Gzip;
     let key = key(tree, compression)?;
     let lock = || state.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    let known = lock().layer(&key).filter(|layer| layout.has(&layer.digest, layer.size)).cloned();
+    let known = lock().layer(&key).filter(|layer| layout.holds(&layer.digest)).cloned();
     if let Some(layer) = known {
         return Ok((layer, true));
     }

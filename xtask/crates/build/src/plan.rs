@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail, ensure};
 use cargo_metadata::Package;
 use oci::{HealthCheck, ImageSpec};
 use serde::Serialize;
 use stdx::Cmd;
-use workspace::{CargoConfig, Service, Workspace};
+use workspace::{CargoConfig, Service, ServiceConfig, Workspace};
 
 use crate::flags::{self, Remap};
 use crate::git::{self, GitState};
@@ -45,8 +45,9 @@ pub struct ServicePlan {
     pub name: String,
     /// Version of its package.
     pub version: String,
-    /// Folder of its package.
-    pub folder: PathBuf,
+    /// How it wants to be run.
+    #[serde(skip)]
+    pub(crate) config: ServiceConfig,
     /// Binary target.
     pub binary: String,
     /// Where Cargo will put the binary.
@@ -67,6 +68,8 @@ pub(crate) struct Facts<'a> {
     pub(crate) cargo: &'a CargoConfig,
     pub(crate) toolchain: &'a Toolchain,
     pub(crate) git: Option<&'a GitState>,
+    /// Seconds since 1970 of the commit.
+    pub(crate) commit_time: Option<i64>,
     pub(crate) lock: &'a [u8],
     pub(crate) build_dir: &'a Path,
     /// Looks a variable of this process up.
@@ -84,7 +87,7 @@ pub(crate) fn plan(facts: &Facts<'_>, selected: &[&Service]) -> Result<Plan> {
         target: cargo.target.clone(),
         build_dir: facts.build_dir.to_owned(),
         cargo_args: cargo_args(workspace, cargo, facts.build_dir, selected),
-        env: flags::environment(cargo, &profile, facts.lock, &rustflags, &remaps, facts.env),
+        env: environment(facts, &profile, &rustflags, &remaps)?,
         git: facts.git.cloned(),
         services: selected.iter().map(|service| service_plan(facts, service)).collect::<Result<_>>()?,
         profile,
@@ -108,20 +111,50 @@ fn cargo_args(
         format!("--target={}", cargo.target),
     ]);
     args.push(format!("--target-dir={}", build_dir.display()));
-    args.extend(workspace.services.keys().map(|name| format!("--package={name}")));
+    args.extend(workspace.services.values().map(|service| format!("--package={}", service.package)));
     args.extend(selected.iter().map(|service| format!("--bin={}", service.binary)));
     args
+}
+
+fn environment(
+    facts: &Facts<'_>,
+    profile: &str,
+    rustflags: &[String],
+    remaps: &[Remap],
+) -> Result<BTreeMap<String, Option<String>>> {
+    if let Some(epoch) = (facts.env)("SOURCE_DATE_EPOCH") {
+        ensure!(
+            epoch.parse::<i64>().is_ok(),
+            "SOURCE_DATE_EPOCH is `{epoch}`, and must be seconds since 1970"
+        );
+    }
+    let mut env = flags::environment(facts.cargo, profile, facts.lock, rustflags, remaps, facts.env);
+    // Cargo's own setting for intermediate files would lead them away from where this build looks for them.
+    env.insert("CARGO_BUILD_BUILD_DIR".to_owned(), Some(facts.build_dir.display().to_string()));
+    let forced = facts.cargo.forced_env.iter().find(|name| env.contains_key(*name));
+    if let Some(name) = forced {
+        bail!(
+            "Cargo's configuration forces the variable {name} in its `[env]` table, and a reproducible build sets it; remove `force`"
+        );
+    }
+    Ok(env)
+}
+
+/// The folder that Cargo keeps a profile's output in.
+fn profile_folder(profile: &str) -> &str {
+    if profile == "bench" { "release" } else { profile }
 }
 
 fn service_plan(facts: &Facts<'_>, service: &Service) -> Result<ServicePlan> {
     let package = facts.workspace.package(service);
     let profile = &facts.workspace.settings.build.profile;
-    let binary_path = facts.build_dir.join(&facts.cargo.target).join(profile).join(&service.binary);
+    let binary_path =
+        facts.build_dir.join(&facts.cargo.target).join(profile_folder(profile)).join(&service.binary);
     let assets = &service.config.image.assets;
     Ok(ServicePlan {
         name: service.name.clone(),
         version: package.version.to_string(),
-        folder: service.folder.clone(),
+        config: service.config.clone(),
         binary: service.binary.clone(),
         binary_path,
         assets: assets.iter().map(|asset| (service.folder.join(&asset.from), asset.to.clone())).collect(),
@@ -180,7 +213,7 @@ pub(crate) fn program(binary: &str) -> String {
 /// The commit's time, or what the user fixed, or 1970: never this machine's clock.
 fn created(facts: &Facts<'_>) -> String {
     let fixed = (facts.env)("SOURCE_DATE_EPOCH").and_then(|text| text.parse().ok());
-    git::rfc3339(fixed.or(facts.git.map(|git| git.commit_time)).unwrap_or(0))
+    git::rfc3339(fixed.or(facts.commit_time).unwrap_or(0))
 }
 
 /// Source: OCI image-spec, "Pre-Defined Annotation Keys".
@@ -221,6 +254,12 @@ fn architecture(target: &str) -> Result<&'static str> {
 }
 
 impl Plan {
+    /// Where Cargo keeps what runs on this machine, and what is made for the target.
+    pub(crate) fn profile_folders(&self) -> [PathBuf; 2] {
+        let profile = profile_folder(&self.profile);
+        [self.build_dir.join(profile), self.build_dir.join(&self.target).join(profile)]
+    }
+
     /// The one cargo invocation.
     pub fn command(&self) -> Cmd {
         let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());

@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
-use std::process::Command;
 
 use anyhow::{Context, Result};
 use cargo_metadata::{Metadata, Package, PackageId};
@@ -46,7 +45,9 @@ pub(crate) fn sbom(origin: &Origin<'_>, root: &PackageId) -> Sbom {
 fn package_component(origin: &Origin<'_>, id: &PackageId, usage: Use) -> Component {
     let package = &origin.metadata[id];
     let (name, version) = (package.name.to_string(), package.version.to_string());
-    let hash = origin.checksums.get(&(name.clone(), version.clone())).cloned().map(Hash);
+    let is_archive = matches!(ecosystem(package), Ecosystem::Cargo | Ecosystem::CargoRegistry(_));
+    let hash =
+        origin.checksums.get(&(name.clone(), version.clone())).filter(|_| is_archive).cloned().map(Hash);
     Component {
         ecosystem: ecosystem(package),
         name,
@@ -106,12 +107,13 @@ pub(crate) fn checksums(lock: &[u8]) -> Result<BTreeMap<(String, String), String
     Ok(lock.packages.iter().filter_map(entry).collect())
 }
 
-/// The version of the C library that static binaries are linked with: its archive carries it in a line such as `GNU C Library
-/// (Debian GLIBC 2.36-9+deb12u10) stable release version 2.36.`
-pub(crate) fn glibc_version(compiler: &str) -> Option<String> {
-    let output = Command::new(compiler).arg("-print-file-name=libc.a").output().ok()?;
-    let path = String::from_utf8(output.stdout).ok()?;
-    let archive = std::fs::read(Path::new(path.trim())).ok()?;
+/// The version of the C library in the archive `libc.a`, which carries it in a line such as `GNU C Library (Debian GLIBC
+/// 2.36-9+deb12u10) stable release version 2.36.`; `None` for any other file.
+pub(crate) fn glibc_version(path: &Path) -> Option<String> {
+    if path.file_name()? != "libc.a" {
+        return None;
+    }
+    let archive = std::fs::read(path).ok()?;
     let at = memmem::find(&archive, b"GNU C Library (")?;
     let line = archive[at..].split(|byte| *byte == b'\n').next()?;
     parse_banner(std::str::from_utf8(line).ok()?)

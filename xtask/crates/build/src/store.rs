@@ -1,8 +1,11 @@
 //! What is remembered from one build to the next, in one file beside the images. It only ever saves work: whoever deletes it
-//! pays with time, and a file of another version or with damage is treated as missing.
+//! pays with time, and a file of another version, of another workspace or with damage is treated as missing.
 
 use std::collections::BTreeMap;
+use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use oci::Layer;
@@ -11,16 +14,19 @@ use stdx::Digest;
 
 use crate::event::{Event, Reporter};
 use crate::fresh::Inputs;
-use crate::run::Report;
+use crate::report::{BuildError, Report};
 
 const SCHEMA: &str = "slipway.build-state/1";
-/// Layers that were not used for this many others are forgotten; their blobs stay until `cargo clean`.
+/// With more layers than this the state starts to forget: all of them at once, they are cheap to pack again.
 const MOST_LAYERS: usize = 256;
+/// How often a taken lock is tried again.
+const LOCK_POLL: Duration = Duration::from_millis(50);
 
 /// Folders and files of the build output.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Paths {
-    pub(crate) folder: PathBuf,
+    root: PathBuf,
+    folder: PathBuf,
 }
 
 /// The content of the file.
@@ -28,26 +34,39 @@ pub(crate) struct Paths {
 #[serde(deny_unknown_fields)]
 pub(crate) struct State {
     schema: String,
+    /// The workspace that this is about.
+    root: PathBuf,
     /// By digest of the packed tree's description.
     layers: BTreeMap<Digest, Layer>,
     /// How many compilations the last build reported.
     pub(crate) units: usize,
-    /// What the last build of each selection of services gave, and from what.
+    /// What each selection of services was last built from, and what that gave.
     pub(crate) results: BTreeMap<String, Remembered>,
+    /// Content of every input when Cargo was last given it.
+    pub(crate) seen: BTreeMap<PathBuf, Digest>,
+    /// When Cargo was last started, in nanoseconds since 1970.
+    pub(crate) compiled_ns: i64,
 }
 
-/// A finished build and what it was made from.
+/// A finished build: what it was made from, what it left, and what it reported.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Remembered {
     pub(crate) inputs: Inputs,
+    pub(crate) outputs: Inputs,
     pub(crate) report: Report,
 }
 
 impl Paths {
-    /// Below Cargo's own target folder, so that `cargo clean` clears it.
-    pub(crate) fn new(target_dir: &Path) -> Paths {
-        Paths { folder: target_dir.join("slipway") }
+    /// Below Cargo's own target folder, so that `cargo clean` clears it. A target folder outside the workspace may serve several
+    /// workspaces: each has a folder of its own there.
+    pub(crate) fn new(root: &Path, target_dir: &Path) -> Paths {
+        let name = if target_dir.starts_with(root) {
+            "slipway".to_owned()
+        } else {
+            format!("slipway-{}", Digest::of(root.as_os_str().as_encoded_bytes()).short())
+        };
+        Paths { root: root.to_owned(), folder: target_dir.join(name) }
     }
 
     /// Cargo's output for images.
@@ -70,16 +89,34 @@ impl Paths {
     }
 
     /// Waits until no other build of this workspace runs. The lock ends with the returned file.
-    pub(crate) fn lock(&self, reporter: &dyn Reporter) -> Result<std::fs::File> {
+    pub(crate) fn lock(&self, reporter: &dyn Reporter, interrupted: &AtomicBool) -> Result<File> {
         stdx::fs::create_dir_all(&self.folder)?;
-        let path = self.folder.join("lock");
-        let file = std::fs::OpenOptions::new().create(true).truncate(false).write(true).open(&path);
-        let file = file.with_context(|| format!("cannot open {}", path.display()))?;
-        if file.try_lock().is_err() {
-            reporter.event(Event::Waiting);
-            file.lock().with_context(|| format!("cannot lock {}", path.display()))?;
+        // Backup programs and our own walks leave build output alone.
+        let tag = self.folder.join("CACHEDIR.TAG");
+        if !tag.exists() {
+            stdx::fs::write_atomic(&tag, b"Signature: 8a477f597d28d172789f06886806bc55\n", 0o644)?;
         }
-        Ok(file)
+        let path = self.folder.join("lock");
+        let file = File::options().create(true).truncate(false).write(true).open(&path);
+        let file = file.with_context(|| format!("cannot open {}", path.display()))?;
+        let mut is_told = false;
+        loop {
+            match file.try_lock() {
+                Ok(()) => return Ok(file),
+                Err(TryLockError::Error(error)) => {
+                    return Err(error).with_context(|| format!("cannot lock {}", path.display()));
+                }
+                Err(TryLockError::WouldBlock) if interrupted.load(Ordering::SeqCst) => {
+                    return Err(BuildError::Interrupted.into());
+                }
+                Err(TryLockError::WouldBlock) => {
+                    if !std::mem::replace(&mut is_told, true) {
+                        reporter.event(Event::Waiting);
+                    }
+                    std::thread::sleep(LOCK_POLL);
+                }
+            }
+        }
     }
 }
 
@@ -88,11 +125,15 @@ impl State {
     pub(crate) fn load(paths: &Paths) -> State {
         let bytes = stdx::fs::read_if_exists(&paths.state()).ok().flatten();
         let state = bytes.and_then(|bytes| serde_json::from_slice::<State>(&bytes).ok());
-        state.filter(|state| state.schema == SCHEMA).unwrap_or_else(|| State {
+        let state = state.filter(|state| state.schema == SCHEMA && state.root == paths.root);
+        state.unwrap_or_else(|| State {
             schema: SCHEMA.to_owned(),
+            root: paths.root.clone(),
             layers: BTreeMap::new(),
             units: 0,
             results: BTreeMap::new(),
+            seen: BTreeMap::new(),
+            compiled_ns: 0,
         })
     }
 

@@ -2,6 +2,7 @@
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
@@ -22,6 +23,9 @@ fn main() -> std::io::Result<()> {
         "silent" => loop {
             std::thread::park();
         },
+        "family" => {
+            Command::new(std::env::current_exe()?).env("MODE", "silent").spawn()?;
+        }
         "ignore-term" => {
             signal_hook::flag::register(signal_hook::consts::SIGTERM, Arc::new(AtomicBool::new(false)))?;
         }

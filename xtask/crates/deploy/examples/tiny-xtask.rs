@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use std::sync::atomic::AtomicBool;
 
 use anyhow::{Context, Result, bail};
-use deploy::{EnvironmentFile, Launcher, Outcome, Progress, Site};
+use deploy::{EnvironmentFile, Error, Launcher, Outcome, Progress, Site, Volumes};
 
 fn main() -> Result<ExitCode> {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -14,23 +14,34 @@ fn main() -> Result<ExitCode> {
     match args.as_slice() {
         ["supervise", spec] => deploy::supervise(Path::new(spec))?,
         ["edge", state, listen] => edge::serve(edge::Options::new(listen.parse()?, *state))?,
-        ["deploy", state, layout, release, environments] => return run(state, layout, release, environments),
+        ["deploy", state, layout, release, environments] => {
+            return run(state, |site| {
+                deploy(&Site { layout: Path::new(layout), ..site }, release, environments)
+            });
+        }
+        ["down", state] => {
+            return run(state, |site| {
+                println!("{}", serde_json::to_string(&deploy::down(&site, Volumes::Keep)?)?);
+                Ok(ExitCode::SUCCESS)
+            });
+        }
+        ["status", state] => println!("{}", serde_json::to_string(&deploy::status(Path::new(state))?)?),
         _ => bail!("unknown arguments {args:?}"),
     }
     Ok(ExitCode::SUCCESS)
 }
 
-fn run(state: &str, layout: &str, release: &str, environments: &str) -> Result<ExitCode> {
+fn run(state: &str, operation: impl FnOnce(Site<'_>) -> Result<ExitCode>) -> Result<ExitCode> {
     let program: PathBuf = std::env::current_exe().context("no path of myself")?;
     let site = Site {
         state: Path::new(state),
-        layout: Path::new(layout),
+        layout: Path::new(""),
         launcher: Launcher {
             program,
             supervise_args: vec!["supervise".into()],
             edge_args: vec!["edge".into()],
         },
-        command: "deploy test".to_owned(),
+        command: std::env::args().skip(1).take(1).chain(["test".to_owned()]).collect::<Vec<_>>().join(" "),
         interrupt: &AtomicBool::new(false),
         report: &|progress| {
             if !matches!(progress, Progress::Planned { .. }) {
@@ -38,9 +49,19 @@ fn run(state: &str, layout: &str, release: &str, environments: &str) -> Result<E
             }
         },
     };
+    operation(site).or_else(|error| match error.downcast_ref::<Error>() {
+        Some(Error::Preflight(_)) => {
+            eprintln!("{error}");
+            Ok(ExitCode::from(3))
+        }
+        _ => Err(error),
+    })
+}
+
+fn deploy(site: &Site<'_>, release: &str, environments: &str) -> Result<ExitCode> {
     let release = release::Release::load(Path::new(release))?;
     let file = EnvironmentFile::load(Path::new(environments), "test")?;
-    let outcome = deploy::deploy(&site, &release, &file)?;
+    let outcome = deploy::deploy(site, &release, &file)?;
     println!("{}", serde_json::to_string(&outcome)?);
     Ok(match outcome {
         Outcome::NothingToDo { .. } | Outcome::Deployed { .. } => ExitCode::SUCCESS,

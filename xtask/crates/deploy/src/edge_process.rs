@@ -2,9 +2,10 @@
 //! processes, so that it comes back by itself. It does not know what the edge routes.
 
 use std::net::{SocketAddr, TcpListener};
+use std::sync::mpsc;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use edge::client::{Client, Error as ClientError};
 use edge::control::Observed;
 
@@ -22,6 +23,9 @@ const STOP_GRACE: Duration = Duration::from_secs(35);
 
 /// How often an edge that broke off is asked again.
 const OBSERVE_RETRIES: u32 = 3;
+
+/// How long somebody who only looks waits for the edge, further questions included.
+const LOOK_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// The pause before that.
 const OBSERVE_PAUSE: Duration = Duration::from_millis(200);
@@ -44,6 +48,28 @@ pub(crate) fn replica(state: &StateFolder) -> Replica {
 
 /// What the edge says, or `None` where none runs.
 pub(crate) fn observe(state: &StateFolder) -> Result<Option<Observed>> {
+    match ask(state) {
+        Ok(observed) => Ok(Some(observed)),
+        Err(ClientError::Unreachable { .. }) => Ok(None),
+        Err(error) => Err(error).context("the edge runs and cannot be asked"),
+    }
+}
+
+/// The same within [`LOOK_TIMEOUT`], for those who only look.
+///
+/// # Errors
+/// When an edge is there and does not answer in time.
+pub(crate) fn look(state: &StateFolder) -> Result<Option<Observed>> {
+    let (sender, answer) = mpsc::channel();
+    let state = state.clone();
+    // The client waits longer. The thread ends with its wait, or with the process.
+    std::thread::spawn(move || drop(sender.send(observe(&state))));
+    answer
+        .recv_timeout(LOOK_TIMEOUT)
+        .unwrap_or_else(|_| bail!("the edge runs and has not answered within {} s", LOOK_TIMEOUT.as_secs()))
+}
+
+fn ask(state: &StateFolder) -> Result<Observed, ClientError> {
     let mut asked = client(state).observe();
     // A question costs nothing: an edge that was killed while it answered is soon there again, or gone.
     for _ in 0..OBSERVE_RETRIES {
@@ -53,11 +79,7 @@ pub(crate) fn observe(state: &StateFolder) -> Result<Option<Observed>> {
         std::thread::sleep(OBSERVE_PAUSE);
         asked = client(state).observe();
     }
-    match asked {
-        Ok(observed) => Ok(Some(observed)),
-        Err(ClientError::Unreachable { .. }) => Ok(None),
-        Err(error) => Err(error).context("the edge runs and cannot be asked"),
-    }
+    asked
 }
 
 /// Makes sure that an edge answers, on the address `listen`.
@@ -87,6 +109,15 @@ pub(crate) fn ensure(
         return Err(Problem::new("edge.listen", message).into());
     }
     Ok(observed)
+}
+
+/// What is wrong with an edge that runs without a living supervisor, in words.
+pub(crate) fn unsupervised(state: &StateFolder, pid: u32) -> Option<String> {
+    let text = format!(
+        "the edge (process {pid}) runs without its supervisor and would not be started again: call `down` and `deploy` at a \
+         quiet time"
+    );
+    (!replica(state).is_supervised()).then_some(text)
 }
 
 /// Stops the edge after its last requests, for which it has at most `timeout`. Returns whether one ran.

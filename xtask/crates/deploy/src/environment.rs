@@ -148,6 +148,7 @@ impl EnvironmentFile {
     /// # Errors
     /// [`Error::Preflight`] for a missing file, an unknown key or a value of the wrong form.
     pub fn load(folder: &Path, name: &str) -> Result<EnvironmentFile, Error> {
+        check_name(name)?;
         let path = folder.join(format!("{name}.yaml"));
         let Some(bytes) = stdx::fs::read_if_exists(&path)? else {
             if name == LOCAL {
@@ -171,6 +172,19 @@ impl EnvironmentFile {
     pub fn built_in(name: &str, environment: Environment) -> EnvironmentFile {
         EnvironmentFile { name: name.to_owned(), origin: File::default(), environment }
     }
+}
+
+/// Checks that `name` can be the name of an environment: files and folders are called after it.
+///
+/// # Errors
+/// [`Error::Preflight`] when it is anything else than lower-case letters, digits and `-`.
+pub fn check_name(name: &str) -> Result<(), Error> {
+    let is_allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+    if !name.is_empty() && !name.starts_with('-') && name.chars().all(is_allowed) {
+        return Ok(());
+    }
+    let message = "an environment's name is made of lower-case letters, digits and `-`, and begins with none of the last";
+    Err(Problem::new(name.escape_debug().to_string(), message).into())
 }
 
 impl Environment {
@@ -295,6 +309,16 @@ mod tests {
         check("services:\n  a:\n    env:\n      S: [1]\n", &["services.a.env.S", "from_env"]);
         check("platform: docker\n", &["platform", "docker"]);
         check("edge:\n  listen: here\n", &["e.yaml:2:", "edge.listen"]);
+    }
+
+    #[test]
+    fn a_name_leads_nowhere_else() {
+        for name in ["", "-a", "..", ".", "a/b", "/a", "A", "a b", "a\n", "ä", "a_b", "a.b"] {
+            assert!(matches!(check_name(name), Err(Error::Preflight(_))), "{name:?}");
+        }
+        for name in ["local", "a", "0", "staging-2"] {
+            check_name(name).unwrap();
+        }
     }
 
     #[test]

@@ -25,6 +25,16 @@ pub(crate) fn rotate(folder: &Path, limit: u64) -> Result<()> {
     if std::fs::metadata(&path).map_or(0, |meta| meta.len()) <= limit {
         return Ok(());
     }
+    let kept = keep(folder);
+    // Also where it could not be kept: on a full disk a log must not grow on and on.
+    let file =
+        File::options().write(true).open(&path).with_context(|| format!("cannot open {}", path.display()))?;
+    file.set_len(0).with_context(|| format!("cannot truncate {}", path.display()))?;
+    kept
+}
+
+/// Copies the current log to the first of the older ones, after those moved on by one.
+fn keep(folder: &Path) -> Result<()> {
     for number in (1..KEPT).rev() {
         let older = folder.join((number + 1).to_string());
         match std::fs::rename(folder.join(number.to_string()), &older) {
@@ -34,10 +44,12 @@ pub(crate) fn rotate(folder: &Path, limit: u64) -> Result<()> {
             _ => {}
         }
     }
-    std::fs::copy(&path, folder.join("1")).with_context(|| format!("cannot copy {}", path.display()))?;
-    let file =
-        File::options().write(true).open(&path).with_context(|| format!("cannot open {}", path.display()))?;
-    file.set_len(0).with_context(|| format!("cannot truncate {}", path.display()))
+    let (path, copy) = (current(folder), folder.join("1"));
+    std::fs::copy(&path, &copy).map(drop).with_context(|| {
+        // Half a copy takes the room that is missing.
+        let _ = std::fs::remove_file(&copy);
+        format!("cannot copy {}", path.display())
+    })
 }
 
 /// The last `count` lines, oldest first.
@@ -115,6 +127,17 @@ mod tests {
         assert_eq!(tail(folder.path(), 2).unwrap(), ["round 4", "last"]);
         assert_eq!(fs::read_to_string(folder.path().join("2")).unwrap(), "round 3\n");
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 3);
+    }
+
+    #[test]
+    fn a_log_that_cannot_be_copied_is_bounded_all_the_same() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(current(folder.path()), "much").unwrap();
+        // A folder in the place of the copy stands for a disk without room.
+        fs::create_dir_all(folder.path().join("2/in-the-way")).unwrap();
+        fs::create_dir_all(folder.path().join("1/in-the-way")).unwrap();
+        assert!(rotate(folder.path(), 3).is_err());
+        assert_eq!(fs::read(current(folder.path())).unwrap(), b"");
     }
 
     #[test]

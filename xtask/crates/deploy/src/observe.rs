@@ -27,15 +27,19 @@ pub(crate) fn empty_table() -> Table {
     Table { schema: SCHEMA.to_owned(), generation: 0, routes: Vec::new(), slots: BTreeMap::new() }
 }
 
-/// The slot that serves each service.
+/// The slot that serves each service: what the edge leads to. Where it leads to nothing that runs, the edge lost its
+/// table if that slot runs which the journal knows; a service without a port is known from the journal alone.
 pub(crate) fn active(table: &Table, history: &History, state: &StateFolder) -> BTreeMap<String, String> {
-    let mut active = BTreeMap::new();
+    let runs = |slot: &str| SlotFolder::new(state, slot).is_running();
+    let mut active: BTreeMap<_, _> =
+        table.slots.iter().map(|(name, slot)| (slot.service.clone(), name.clone())).collect();
     for (service, slot) in history.current().iter().flat_map(|current| &current.slots) {
-        if SlotFolder::new(state, slot).record().is_some_and(|record| !record.has_port) {
+        let Some(record) = SlotFolder::new(state, slot).record() else { continue };
+        let is_routed = || active.get(service).is_some_and(|routed| routed == slot || runs(routed));
+        if !record.has_port || (!is_routed() && runs(slot)) {
             active.insert(service.clone(), slot.clone());
         }
     }
-    active.extend(table.slots.iter().map(|(name, slot)| (slot.service.clone(), name.clone())));
     active
 }
 

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use oci::Layout;
 use release::Release;
 use serde::Serialize;
@@ -20,12 +20,12 @@ use crate::journal::{Activation, Entry, History, Journal};
 use crate::lock::{Holder, Lock};
 use crate::machine::{End, Step};
 use crate::observe;
-use crate::outcome::{Error, Evidence, Outcome};
+use crate::outcome::{Error, Evidence, Outcome, refuse_full_disk};
 use crate::plan::{Plan, plan};
 use crate::recover;
 use crate::replica::Launcher;
 use crate::slot::SlotFolder;
-use crate::state::{Deployment, StateFolder, unix_ms};
+use crate::state::{Deployment, Found, StateFolder, unix_ms};
 use crate::target::{Facts, Secret, Target, resolve};
 use stdx::yaml::Problem;
 
@@ -34,7 +34,7 @@ const DOWN_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Where an environment is, and how to work on it.
 pub struct Site<'a> {
-    /// The environment's folder; made on first use.
+    /// The environment's folder; made by the first deployment.
     pub state: &'a Path,
     /// The OCI image layout that holds the release's images.
     pub layout: &'a Path,
@@ -108,7 +108,10 @@ pub struct Down {
 /// # Errors
 /// See [`Error`]; what served before serves on in each case.
 pub fn deploy(site: &Site<'_>, release: &Release, file: &EnvironmentFile) -> Result<Outcome, Error> {
-    Session::open(site)?.deploy(release, file)
+    let session = StateFolder::create(site.state).and_then(|state| Session::open(site, state));
+    let outcome = session.and_then(|session| session.deploy(release, file));
+    // From the first record of its journal on, a deployment that fails ends with an outcome, not with an error.
+    outcome.map_err(|error| refuse_full_disk(error, site.state))
 }
 
 /// The plan that [`deploy`] would carry out now. Nothing is changed.
@@ -116,7 +119,7 @@ pub fn deploy(site: &Site<'_>, release: &Release, file: &EnvironmentFile) -> Res
 /// # Errors
 /// As of [`deploy`].
 pub fn dry_run(site: &Site<'_>, release: &Release, file: &EnvironmentFile) -> Result<Plan, Error> {
-    let state = StateFolder::new(site.state)?;
+    let (state, _) = StateFolder::find(site.state)?;
     let history = History::load(&state.journal())?;
     let key = stdx::fs::read_if_exists(&state.root().join("key"))?.unwrap_or_default();
     let target = resolve(release, file, &facts(site, &state, key, release, file)?)?;
@@ -137,46 +140,77 @@ pub fn dry_run(site: &Site<'_>, release: &Release, file: &EnvironmentFile) -> Re
 /// # Errors
 /// As of [`deploy`], and when there is nothing to go back to.
 pub fn rollback(site: &Site<'_>) -> Result<Outcome, Error> {
-    let mut session = Session::open(site)?;
-    let id = session.newest_deployment().ok_or_else(nothing_to_go_back_to)?;
-    let present = session.state.read_deployment(&id)?;
-    let drain_timeout = Duration::from_millis(present.environment.drain_timeout_ms);
-    edge_process::ensure(&session.state, present.environment.edge.listen, &site.launcher)?;
-    recover::recover(site, &session.state, &mut session.journal, &mut session.history, drain_timeout)?;
-    let previous =
-        session.history.previous().map(|past| past.deployment.clone()).ok_or_else(nothing_to_go_back_to)?;
-    let Deployment { name, environment, release, .. } = session.state.read_deployment(&previous)?;
-    session.deploy(&release, &EnvironmentFile::built_in(&name, environment))
+    let outcome = StateFolder::open(site.state)
+        .and_then(|state| Session::open(site, state))
+        .and_then(Session::roll_back);
+    outcome.map_err(|error| refuse_full_disk(error, site.state))
 }
 
-/// Stops everything: the edge after its last requests, then the services. What [`Volumes`] says of the data happens
-/// to it.
+/// Stops everything: the edge after its last requests, then the services without a port, then the others. What
+/// [`Volumes`] says of the data happens to it. What fails does not keep the rest from being stopped, nor does a damaged
+/// journal or a full disk.
 ///
 /// # Errors
-/// When the environment is locked, or something does not stop.
+/// When the environment is locked; at the end, what did not stop.
 pub fn down(site: &Site<'_>, volumes: Volumes) -> Result<Down, Error> {
-    let mut session = Session::open(site)?;
-    let state = &session.state;
-    let edge_stopped = edge_process::stop(state, DOWN_TIMEOUT)?;
+    let state = StateFolder::open(site.state)?;
+    let _lock = lock(site, &state)?;
+    let (journal, history) = match Journal::open(&state.journal()) {
+        Ok((journal, history)) => (Some(journal), Some(history)),
+        Err(error @ Error::JournalDamaged { .. }) => {
+            note(site, &format!("{error}; without it all slots that are complete are kept"));
+            (None, None)
+        }
+        Err(error) => return Err(error),
+    };
+    let mut failures = Vec::new();
+    let edge_stopped = failed(&mut failures, edge_process::stop(&state, DOWN_TIMEOUT)).unwrap_or(false);
+    let stopped = stop_slots(&state, history.as_ref(), &mut failures)?;
+    if failures.is_empty() {
+        // The routes lead nowhere now: an edge that is started again must not come back with them.
+        failed(&mut failures, stdx::fs::remove_dir_all(&state.edge()));
+    }
+    // What still runs may still write.
+    let volumes_removed = match volumes {
+        Volumes::Remove if failures.is_empty() => failed(&mut failures, remove_volumes(&state)),
+        Volumes::Keep | Volumes::Remove => None,
+    };
+    if !failures.is_empty() {
+        let list: String = failures.iter().map(|error| format!("\n  {error:#}")).collect();
+        return Err(anyhow!("not everything could be stopped; call `down` again:{list}").into());
+    }
+    if let Some(Err(error)) = journal.map(|mut journal| journal.append(Entry::Down)) {
+        note(site, &format!("{error:#}; the next deployment finds out by itself that nothing runs"));
+    }
+    Ok(Down { stopped, edge_stopped, volumes_removed: volumes_removed.unwrap_or_default() })
+}
+
+/// Stops all slots, those of services without a port first: they may still need the others. Slots that never served
+/// are removed, unless nothing is known of the past.
+fn stop_slots(
+    state: &StateFolder,
+    history: Option<&History>,
+    failures: &mut Vec<anyhow::Error>,
+) -> Result<Vec<String>> {
+    let mut folders = SlotFolder::all(state)?;
+    folders.sort_by_key(|folder| folder.record().is_none_or(|record| record.has_port));
+    let once_active = history.map(History::last_active);
     let mut stopped = Vec::new();
-    let once_active = session.history.last_active();
-    for folder in SlotFolder::all(state)? {
-        if folder.is_running() {
-            folder.stop()?;
+    for folder in folders {
+        if folder.is_running() && failed(failures, folder.stop()).is_some() {
             stopped.push(folder.name.clone());
         }
-        if folder.record().is_none() || !once_active.contains_key(folder.name.as_str()) {
-            folder.remove()?;
+        let has_served = || once_active.as_ref().is_none_or(|all| all.contains_key(folder.name.as_str()));
+        if folder.record().is_none() || !has_served() {
+            failed(failures, folder.remove());
         }
     }
-    // The routes lead nowhere now: an edge that is started again must not come back with them.
-    stdx::fs::remove_dir_all(&state.edge())?;
-    let volumes_removed = match volumes {
-        Volumes::Keep => Vec::new(),
-        Volumes::Remove => remove_volumes(state)?,
-    };
-    session.journal.append(Entry::Down)?;
-    Ok(Down { stopped, edge_stopped, volumes_removed })
+    Ok(stopped)
+}
+
+/// The value, or `None` and one more failure.
+fn failed<T>(failures: &mut Vec<anyhow::Error>, result: Result<T>) -> Option<T> {
+    result.map_err(|error| failures.push(error)).ok()
 }
 
 /// Moves a damaged journal aside and begins a new one from what can be seen. Returns whether it was damaged.
@@ -184,10 +218,16 @@ pub fn down(site: &Site<'_>, volumes: Volumes) -> Result<Down, Error> {
 /// # Errors
 /// When the environment is locked, or the journal cannot be replaced.
 pub fn repair(site: &Site<'_>) -> Result<bool, Error> {
-    let state = StateFolder::new(site.state)?;
-    state.create()?;
+    let (state, found) = StateFolder::find(site.state)?;
+    if found == Found::Room {
+        return Ok(false);
+    }
     let _lock = lock(site, &state)?;
     recover::repair(site, &state)
+}
+
+pub(crate) fn note(site: &Site<'_>, text: &str) {
+    (site.report)(Progress::Note { text });
 }
 
 fn nothing_to_go_back_to() -> Error {
@@ -196,7 +236,10 @@ fn nothing_to_go_back_to() -> Error {
 
 fn remove_volumes(state: &StateFolder) -> Result<Vec<String>> {
     let folder = state.volumes();
-    let entries = std::fs::read_dir(&folder).with_context(|| format!("cannot list {}", folder.display()))?;
+    let entries = match std::fs::read_dir(&folder) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.with_context(|| format!("cannot list {}", folder.display()))?,
+    };
     let mut names: Vec<_> =
         entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
     names.sort();
@@ -225,9 +268,7 @@ struct Session<'a> {
 }
 
 impl<'a> Session<'a> {
-    fn open(site: &'a Site<'a>) -> Result<Session<'a>, Error> {
-        let state = StateFolder::new(site.state)?;
-        state.create()?;
+    fn open(site: &'a Site<'a>, state: StateFolder) -> Result<Session<'a>, Error> {
         let lock = lock(site, &state)?;
         let (journal, history) = Journal::open(&state.journal())?;
         Ok(Session { site, state, journal, history, _lock: lock })
@@ -240,12 +281,27 @@ impl<'a> Session<'a> {
         open.into_iter().chain(past).find(|id| !id.is_empty())
     }
 
+    fn roll_back(mut self) -> Result<Outcome, Error> {
+        let id = self.newest_deployment().ok_or_else(nothing_to_go_back_to)?;
+        let present = self.state.read_deployment(&id)?;
+        let drain_timeout = Duration::from_millis(present.environment.drain_timeout_ms);
+        edge_process::ensure(&self.state, present.environment.edge.listen, &self.site.launcher)?;
+        recover::recover(self.site, &self.state, &mut self.journal, &mut self.history, drain_timeout)?;
+        let previous =
+            self.history.previous().map(|past| past.deployment.clone()).ok_or_else(nothing_to_go_back_to)?;
+        let Deployment { name, environment, release, .. } = self.state.read_deployment(&previous)?;
+        self.deploy(&release, &EnvironmentFile::built_in(&name, environment))
+    }
+
     fn deploy(mut self, release: &Release, file: &EnvironmentFile) -> Result<Outcome, Error> {
         let target = resolve(release, file, &self.facts(release, file)?)?;
         if self.site.interrupt.load(Ordering::Relaxed) {
             return Err(Error::Interrupted);
         }
-        edge_process::ensure(&self.state, target.listen, &self.site.launcher)?;
+        let edge = edge_process::ensure(&self.state, target.listen, &self.site.launcher)?;
+        if let Some(trouble) = edge_process::unsupervised(&self.state, edge.pid) {
+            note(self.site, &trouble);
+        }
         let table = recover::recover(
             self.site,
             &self.state,
@@ -269,7 +325,7 @@ impl<'a> Session<'a> {
     fn retire(&self, plan: &Plan) {
         for slot in &plan.retire {
             if let Err(error) = SlotFolder::new(&self.state, slot).remove() {
-                (self.site.report)(Progress::Note { text: &format!("{error:#}") });
+                note(self.site, &format!("{error:#}"));
             }
         }
     }

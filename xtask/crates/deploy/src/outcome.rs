@@ -2,7 +2,8 @@
 //! the evidence of a failure. It knows no exit codes and prints nothing; `Display` is for people.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::io::{self, ErrorKind};
+use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
@@ -24,7 +25,7 @@ pub enum Error {
     LockHeld(Holder),
     /// The journal cannot be believed.
     #[error(
-        "{}:{line}: the journal is damaged: {detail}; what serves goes on serving; repeat the command with --repair",
+        "{}:{line}: the journal is damaged: {detail}; what serves goes on serving, and `deploy --repair` mends it",
         file.display()
     )]
     JournalDamaged {
@@ -132,6 +133,27 @@ impl fmt::Display for Evidence {
         }
         Ok(())
     }
+}
+
+/// A full disk that was met before anything was changed is a finding like any other.
+pub(crate) fn refuse_full_disk(error: Error, state: &Path) -> Error {
+    match error {
+        Error::Other(error) if is_disk_full(&error) => {
+            let message = format!("{error:#}: make room on the file system of {}", state.display());
+            Problem::new("disk", message).into()
+        }
+        other => other,
+    }
+}
+
+fn is_disk_full(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| {
+        let kind = match cause.downcast_ref::<rustix::io::Errno>() {
+            Some(errno) => Some(errno.kind()),
+            None => cause.downcast_ref::<io::Error>().map(io::Error::kind),
+        };
+        matches!(kind, Some(ErrorKind::StorageFull | ErrorKind::QuotaExceeded))
+    })
 }
 
 fn lines(problems: &[Problem]) -> String {

@@ -40,8 +40,12 @@ impl ProcessId {
             .with_context(|| format!("cannot signal the process {}", self.pid))
     }
 
-    /// Sends `signal` to the process group that this process leads; nothing happens where the group has ended.
+    /// Sends `signal` to the process group that this process leads; nothing happens where the process has ended: its id
+    /// may be another group's by now.
     pub fn signal_group(&self, signal: Signal) -> Result<()> {
+        if !self.is_alive() {
+            return Ok(());
+        }
         let group = raw(self.pid)?;
         ignore_gone(rustix::process::kill_process_group(group, signal))
             .with_context(|| format!("cannot signal the process group {}", self.pid))

@@ -12,7 +12,7 @@ use crate::driver::drain;
 use crate::fail_point::FailPoint;
 use crate::journal::{Activation, Entry, History, Journal, Open};
 use crate::observe;
-use crate::operation::{Progress, Site};
+use crate::operation::{Site, note};
 use crate::outcome::Error;
 use crate::slot::SlotFolder;
 use crate::state::{StateFolder, unix_ms};
@@ -29,15 +29,18 @@ pub(crate) fn recover(
     fail_point.pass("recover", "before-intent");
     let client = crate::edge_process::client(state);
     let mut table = client.observe()?.table;
-    if let Some(restored) = lost_table(&table, history, state) {
-        note(site, "the edge had lost its routing table: restored it from the journal");
-        client.apply(&restored)?;
-        table = restored;
-    }
     let open = history.open.take();
     let is_switched = open.as_ref().is_some_and(|open| is_switched(open, &table, state));
     if let Some(open) = open.as_ref().filter(|_| is_switched) {
         history.activations.push(Activation::of(&open.plan));
+    }
+    // Nothing but the switch changes the table, so after one that was recorded any other table is an older one.
+    let is_certain = is_switched && open.as_ref().is_some_and(|open| open.switched);
+    let expected = history.current().map(|current| table_of(current, table.generation + 1, state));
+    if let Some(expected) = expected.filter(|expected| is_lost(&table, expected, is_certain, &runs(state))) {
+        note(site, "the edge had lost its routing table: restored it from the journal");
+        client.apply(&expected)?;
+        table = expected;
     }
     fail_point.pass("recover", "after-intent");
     clear(site, state, &table, history, drain_timeout)?;
@@ -54,37 +57,47 @@ pub(crate) fn recover(
     Ok(table)
 }
 
-/// Whether the table of the interrupted plan is in force.
+/// Whether the interrupted plan was switched to. Its table in force says so; so does its journal, unless the edge, which
+/// lost that table since, serves with another one.
 fn is_switched(open: &Open, table: &Table, state: &StateFolder) -> bool {
-    let after = open.plan.active_after();
-    let with_port =
-        |slot: &&String| SlotFolder::new(state, slot).record().is_some_and(|record| record.has_port);
-    let expected: BTreeSet<_> = after.values().filter(with_port).collect();
-    let is_in_force =
-        table.routes == open.plan.routes_after && table.slots.keys().collect::<BTreeSet<_>>() == expected;
+    let runs = runs(state);
+    let after = table_of(&Activation::of(&open.plan), table.generation, state);
+    let is_in_force = is_alike(table, &after);
+    if open.switched {
+        let is_whole = |table: &Table| !table.slots.is_empty() && table.slots.keys().all(|slot| runs(slot));
+        return is_in_force || is_whole(&after) || !is_whole(table);
+    }
     // With services without a port only, both tables are alike; then the generation alone tells.
-    open.switched || (is_in_force && table.generation > open.plan.edge_generation)
+    is_in_force && table.generation > open.plan.edge_generation
 }
 
-/// The table to put in force when the edge's own leads to nothing that runs, and what served last by the journal does
-/// run.
-fn lost_table(table: &Table, history: &History, state: &StateFolder) -> Option<Table> {
-    let current = history.current()?;
-    let runs = |slot: &String| SlotFolder::new(state, slot).is_running();
+/// Whether `table` is an older one than `expected`, which is what the journal says: it leads to something that does not
+/// run, while all that `expected` leads to does.
+fn is_lost(table: &Table, expected: &Table, is_certain: bool, runs: &dyn Fn(&str) -> bool) -> bool {
+    let leads_nowhere = table.slots.is_empty() || table.slots.keys().any(|slot| !runs(slot));
+    let serves = |(name, slot): (&String, &Slot)| !slot.upstreams.is_empty() && runs(name);
+    let is_whole = !expected.slots.is_empty() && expected.slots.iter().all(serves);
+    is_whole && !is_alike(table, expected) && (leads_nowhere || is_certain)
+}
+
+fn is_alike(table: &Table, other: &Table) -> bool {
+    table.routes == other.routes && table.slots.keys().eq(other.slots.keys())
+}
+
+/// The table that leads to what was active.
+fn table_of(active: &Activation, generation: u64, state: &StateFolder) -> Table {
     let mut slots = BTreeMap::new();
-    for (service, name) in &current.slots {
-        let upstreams = SlotFolder::new(state, name).upstreams();
-        if !upstreams.is_empty() {
-            slots.insert(name.clone(), Slot { service: service.clone(), upstreams });
+    for (service, name) in &active.slots {
+        let folder = SlotFolder::new(state, name);
+        if folder.record().is_some_and(|record| record.has_port) {
+            slots.insert(name.clone(), Slot { service: service.clone(), upstreams: folder.upstreams() });
         }
     }
-    let is_lost = !slots.is_empty() && !table.slots.keys().any(runs) && slots.keys().all(runs);
-    is_lost.then(|| Table {
-        schema: SCHEMA.to_owned(),
-        generation: table.generation + 1,
-        routes: current.routes.clone(),
-        slots,
-    })
+    Table { schema: SCHEMA.to_owned(), generation, routes: active.routes.clone(), slots }
+}
+
+fn runs(state: &StateFolder) -> impl Fn(&str) -> bool {
+    |slot| SlotFolder::new(state, slot).is_running()
 }
 
 /// Stops what runs and does not serve, and removes what never served.
@@ -148,6 +161,37 @@ fn visible(state: &StateFolder) -> Result<Activation> {
     Ok(active)
 }
 
-fn note(site: &Site<'_>, text: &str) {
-    (site.report)(Progress::Note { text });
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn table(slots: &[&str]) -> Table {
+        let slot = |name: &&str| {
+            let slot =
+                Slot { service: name[..1].to_owned(), upstreams: vec!["127.0.0.1:1".parse().unwrap()] };
+            ((*name).to_owned(), slot)
+        };
+        let slots = slots.iter().map(slot).collect();
+        Table { schema: SCHEMA.to_owned(), generation: 1, routes: Vec::new(), slots }
+    }
+
+    #[test]
+    fn a_table_is_lost_when_it_leads_nowhere_and_what_the_journal_knows_runs() {
+        let check = |present: &[&str], expected: &[&str], running: &[&str], is_certain, is_lost_then| {
+            let runs = |slot: &str| running.contains(&slot);
+            let found = is_lost(&table(present), &table(expected), is_certain, &runs);
+            assert_eq!(found, is_lost_then, "{present:?} {expected:?} {running:?} {is_certain}");
+        };
+        check(&["a2", "b1"], &["a2", "b1"], &["a2", "b1"], false, false);
+        check(&[], &["a2", "b1"], &["a2", "b1"], false, true);
+        // An older table, of which a part still runs.
+        check(&["a1", "b1"], &["a2", "b1"], &["a2", "b1"], false, true);
+        check(&["a1", "b1"], &["a2", "b1"], &["b1"], false, false);
+        // A switch that no record tells of: the table goes before the journal.
+        check(&["a2"], &["a1"], &["a1", "a2"], false, false);
+        // A switch that was recorded, and the old slots were not stopped yet.
+        check(&["a1"], &["a2"], &["a1", "a2"], true, true);
+        check(&["a1"], &["a2"], &["a1"], true, false);
+        check(&[], &[], &[], true, false);
+    }
 }

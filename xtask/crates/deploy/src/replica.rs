@@ -125,13 +125,6 @@ pub(crate) struct Replica {
     folder: PathBuf,
 }
 
-/// How the supervisor's lock is held.
-#[derive(Debug, Clone, Copy)]
-enum Holding {
-    Exclusive,
-    Shared,
-}
-
 impl ProcessSpec {
     /// The value of [`ProcessSpec::schema`].
     pub(crate) fn schema() -> String {
@@ -206,7 +199,7 @@ impl Replica {
 
     /// Whether a supervisor or the process runs.
     pub(crate) fn is_running(&self) -> bool {
-        self.process().is_some() || matches!(self.lock(Holding::Shared), Ok(None))
+        self.process().is_some() || self.is_locked().unwrap_or(false)
     }
 
     pub(crate) fn is_supervised(&self) -> bool {
@@ -219,24 +212,33 @@ impl Replica {
         // Somebody who only looks holds it for a moment.
         let deadline = Instant::now() + LOOK_TIMEOUT;
         while lock.is_none() && Instant::now() < deadline {
-            lock = self.lock(Holding::Exclusive)?;
+            lock = self.lock()?;
             std::thread::sleep(if lock.is_none() { POLL } else { Duration::ZERO });
         }
         Ok(lock)
     }
 
-    /// A supervisor holds the lock exclusively as long as it lives; those who look share it, and get `None` where one
-    /// does.
-    fn lock(&self, holding: Holding) -> Result<Option<File>> {
+    /// A supervisor holds the lock exclusively as long as it lives; `None` where another one does.
+    fn lock(&self) -> Result<Option<File>> {
         let path = self.lock_path();
         let file = open_private(&path)?;
-        let operation = match holding {
-            Holding::Exclusive => FlockOperation::NonBlockingLockExclusive,
-            Holding::Shared => FlockOperation::NonBlockingLockShared,
-        };
-        match rustix::fs::flock(&file, operation) {
+        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => Ok(Some(file)),
             Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
+            Err(error) => Err(error).with_context(|| format!("cannot lock {}", path.display())),
+        }
+    }
+
+    /// Whether a supervisor holds the lock. Looking shares it for a moment and makes no file.
+    fn is_locked(&self) -> Result<bool> {
+        let path = self.lock_path();
+        let file = match File::open(&path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(false),
+            file => file.with_context(|| format!("cannot open {}", path.display()))?,
+        };
+        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockShared) {
+            Ok(()) => Ok(false),
+            Err(rustix::io::Errno::WOULDBLOCK) => Ok(true),
             Err(error) => Err(error).with_context(|| format!("cannot lock {}", path.display())),
         }
     }
@@ -313,11 +315,14 @@ impl Replica {
         if !self.folder.exists() {
             return Ok(());
         }
-        drop(open_private(&self.stop_mark())?);
         let (signal, grace) = match self.spec() {
             Ok(spec) => (crate::process::signal(&spec.stop_signal), Duration::from_millis(spec.grace_ms)),
             Err(_) => (None, Duration::ZERO),
         };
+        // On a full disk no mark can be made; without its specification a supervisor on its way does not start either.
+        if open_private(&self.stop_mark()).is_err() {
+            let _ = remove_file(&self.spec_path());
+        }
         self.stop_supervisor(grace + STOP_MARGIN)?;
         let Some(process) = self.process() else { return Ok(()) };
         process.signal_group(signal.unwrap_or(Signal::TERM))?;
@@ -334,7 +339,7 @@ impl Replica {
     fn stop_supervisor(&self, timeout: Duration) -> Result<()> {
         let deadline = Instant::now() + timeout;
         let (mut asked, mut killed) = (None, false);
-        while self.lock(Holding::Shared)?.is_none() {
+        while self.is_locked()? {
             let supervisor = self.record().map(|record| record.supervisor);
             if let Some(supervisor) = supervisor.filter(|supervisor| asked != Some(*supervisor)) {
                 supervisor.signal(Signal::TERM)?;

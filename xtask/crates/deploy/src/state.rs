@@ -1,8 +1,10 @@
 //! The folder that holds everything an environment keeps: where each thing is, and that only its owner may look. It
-//! does not know what is in the files.
+//! does not know what is in the files. Invariant: nothing is made, changed or removed in a folder that does not carry
+//! our mark, and only a deployment sets it, in a folder that was missing or empty.
 
 use std::fs::{DirBuilder, File, OpenOptions};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::io::{ErrorKind, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -10,7 +12,15 @@ use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
 use crate::environment::Environment;
+use crate::outcome::Error;
 use release::Release;
+use stdx::yaml::Problem;
+
+/// The file that marks a folder as an environment's.
+const MARKER: &str = "slipway-state";
+
+/// What is in it: the version of the folder's layout that this version reads and writes.
+const SCHEMA: &str = "slipway.state/1\n";
 
 /// The value of `schema` in a kept deployment that this version reads and writes.
 const DEPLOYMENT_SCHEMA: &str = "slipway.deployment/1";
@@ -34,19 +44,87 @@ pub(crate) struct Deployment {
     pub(crate) release: Release,
 }
 
+/// What is at the place of an environment's folder.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Found {
+    /// Nothing, or an empty folder: a deployment may begin there.
+    Room,
+    /// An environment.
+    Environment,
+}
+
 impl StateFolder {
-    /// The folder at `root`, which may not be there yet.
-    pub(crate) fn new(root: &Path) -> Result<StateFolder> {
-        let root = std::path::absolute(root).with_context(|| format!("cannot resolve {}", root.display()))?;
-        Ok(StateFolder { root })
+    /// The environment in the folder `root`. Nothing is changed.
+    ///
+    /// # Errors
+    /// [`Error::Preflight`] where there is none.
+    pub(crate) fn open(root: &Path) -> Result<StateFolder, Error> {
+        match StateFolder::find(root)? {
+            (state, Found::Environment) => Ok(state),
+            (state, Found::Room) => Err(no_deployment(&state.root, "")),
+        }
     }
 
-    /// Makes what is missing of it.
-    pub(crate) fn create(&self) -> Result<()> {
-        for folder in [&self.root, &self.slots(), &self.releases(), &self.volumes()] {
-            create_private_dir(folder)?;
+    /// What is at `root`. Nothing is changed.
+    ///
+    /// # Errors
+    /// [`Error::Preflight`] where something else is than an environment of this user.
+    pub(crate) fn find(root: &Path) -> Result<(StateFolder, Found), Error> {
+        let root = std::path::absolute(root).with_context(|| format!("cannot resolve {}", root.display()))?;
+        let meta = match std::fs::symlink_metadata(&root) {
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                return Ok((StateFolder { root }, Found::Room));
+            }
+            meta => meta.with_context(|| format!("cannot look at {}", root.display()))?,
+        };
+        // A link could lead to a folder that somebody else chose.
+        if !meta.is_dir() {
+            return Err(no_deployment(&root, " is not a folder"));
         }
-        Ok(())
+        if meta.uid() != rustix::process::geteuid().as_raw() {
+            return Err(no_deployment(&root, &format!(" belongs to the user {}", meta.uid())));
+        }
+        match stdx::fs::read_if_exists(&root.join(MARKER))? {
+            // A crash while the mark was set leaves less of it.
+            Some(text) if SCHEMA.as_bytes().starts_with(&text) => {
+                Ok((StateFolder { root }, Found::Environment))
+            }
+            Some(text) => {
+                let text = String::from_utf8_lossy(&text);
+                let text = format!("its layout is `{}`, this version reads `{}`", text.trim(), SCHEMA.trim());
+                Err(Problem::new(root.display().to_string(), text).into())
+            }
+            None if is_empty(&root)? => Ok((StateFolder { root }, Found::Room)),
+            None => {
+                Err(no_deployment(&root, " holds other things, and a deployment begins in an empty folder"))
+            }
+        }
+    }
+
+    /// The environment in the folder `root`, which is made where there is room for it.
+    ///
+    /// # Errors
+    /// As of [`StateFolder::find`].
+    pub(crate) fn create(root: &Path) -> Result<StateFolder, Error> {
+        let (state, _) = StateFolder::find(root)?;
+        create_private_dir(&state.root)?;
+        state.mark()?;
+        for folder in [state.slots(), state.releases(), state.volumes()] {
+            create_private_dir(&folder)?;
+        }
+        Ok(state)
+    }
+
+    /// Sets the mark in place, so that no other file is ever in a folder without it.
+    fn mark(&self) -> Result<()> {
+        let path = self.root.join(MARKER);
+        let mut options = OpenOptions::new();
+        let file = options.write(true).create(true).truncate(false).mode(0o600).open(&path);
+        let written = file.and_then(|mut file| {
+            let is_whole = file.metadata()?.len() == SCHEMA.len() as u64;
+            if is_whole { Ok(()) } else { file.write_all(SCHEMA.as_bytes()).and_then(|()| file.sync_all()) }
+        });
+        written.with_context(|| format!("cannot write {}", path.display()))
     }
 
     pub(crate) fn root(&self) -> &Path {
@@ -131,13 +209,25 @@ impl StateFolder {
     }
 }
 
+fn no_deployment(root: &Path, why: &str) -> Error {
+    let path = root.display();
+    let detail = if why.is_empty() { String::new() } else { format!(": it{why}") };
+    Problem::new("state folder", format!("no deployment here: {path}{detail}")).into()
+}
+
+fn is_empty(folder: &Path) -> Result<bool> {
+    let mut entries =
+        std::fs::read_dir(folder).with_context(|| format!("cannot list {}", folder.display()))?;
+    Ok(entries.next().is_none())
+}
+
 /// Makes the folder `path`, for its owner only, and what is missing above it.
 pub(crate) fn create_private_dir(path: &Path) -> Result<()> {
     if let Some(parent) = path.parent() {
         stdx::fs::create_dir_all(parent)?;
     }
     match DirBuilder::new().mode(0o700).create(path) {
-        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists && path.is_dir() => {}
+        Err(error) if error.kind() == ErrorKind::AlreadyExists && path.is_dir() => {}
         made => made.with_context(|| format!("cannot create the folder {}", path.display()))?,
     }
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o700))

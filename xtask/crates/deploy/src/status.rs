@@ -1,7 +1,7 @@
 //! The environment as it is: asked from the edge, the processes and the services themselves. The journal adds only
 //! what cannot be seen, and a damaged one does not stand in the way.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -23,6 +23,7 @@ use crate::process::ProcessId;
 use crate::replica::Exit;
 use crate::slot::SlotFolder;
 use crate::state::StateFolder;
+use stdx::yaml::Problem;
 
 /// How often a log is looked at for new lines.
 const FOLLOW_POLL: Duration = Duration::from_millis(200);
@@ -40,8 +41,11 @@ pub struct Status {
     pub deployment: Option<String>,
     /// The deployment that a rollback goes back to.
     pub previous: Option<String>,
-    /// What the next operation has to clear up or be told: an interrupted deployment, a damaged journal.
-    pub trouble: Option<String>,
+    /// What an operator should know: an interrupted deployment, a damaged journal, an edge that does not answer or would
+    /// not come back.
+    pub trouble: Vec<String>,
+    /// Whether the journal has to be repaired before anything can be deployed.
+    pub needs_repair: bool,
 }
 
 /// The edge as it is.
@@ -136,19 +140,26 @@ pub struct LogLine {
     pub text: String,
 }
 
-/// The environment in the folder `state` as it is. Nothing is changed; a folder that is not there is an environment
-/// in which nothing runs.
+/// The environment in the folder `state` as it is. Nothing is changed.
 ///
 /// # Errors
-/// When a file cannot be read, or the edge runs and does not answer.
+/// [`Error::Preflight`] where there is no environment; anything else when a file cannot be read.
 pub fn status(state: &Path) -> Result<Status, Error> {
-    let state = StateFolder::new(state)?;
-    let (history, damage) = match History::load(&state.journal()) {
-        Ok(history) => (history, None),
-        Err(error @ Error::JournalDamaged { .. }) => (History::default(), Some(error.to_string())),
+    let state = StateFolder::open(state)?;
+    let mut trouble = Vec::new();
+    let (history, needs_repair) = match History::load(&state.journal()) {
+        Ok(history) => (history, false),
+        Err(error @ Error::JournalDamaged { .. }) => {
+            trouble.push(error.to_string());
+            (History::default(), true)
+        }
         Err(error) => return Err(error),
     };
-    let observed = edge_process::observe(&state)?;
+    let observed = edge_process::look(&state).unwrap_or_else(|error| {
+        trouble.push(format!("{error:#}"));
+        None
+    });
+    trouble.extend(observed.as_ref().and_then(|edge| edge_process::unsupervised(&state, edge.pid)));
     let table = observed.as_ref().map_or_else(observe::empty_table, |observed| observed.table.clone());
     let active = observe::active(&table, &history, &state);
     let mut services: BTreeMap<_, Vec<_>> = BTreeMap::new();
@@ -163,9 +174,9 @@ pub fn status(state: &Path) -> Result<Status, Error> {
             is_active,
         ));
     }
-    let interrupted =
-        history.open.as_ref().map(|open| format!("a deployment was interrupted at {}", open.last));
     let locked_by = lock::holder(&state.lock());
+    let interrupted = history.open.as_ref().filter(|_| locked_by.is_none());
+    trouble.extend(interrupted.map(|open| format!("a deployment was interrupted at {}", open.last)));
     Ok(Status {
         edge: observed.map(|observed| EdgeStatus {
             pid: observed.pid,
@@ -176,7 +187,8 @@ pub fn status(state: &Path) -> Result<Status, Error> {
         services,
         deployment: history.current().map(|current| current.deployment.clone()).filter(|id| !id.is_empty()),
         previous: history.previous().map(|past| past.deployment.clone()),
-        trouble: damage.or(interrupted.filter(|_| locked_by.is_none())),
+        trouble,
+        needs_repair,
         locked_by,
     })
 }
@@ -233,14 +245,17 @@ fn health_checks(state: &StateFolder, history: &History) -> HealthChecks {
 /// Hands the lines that `query` asks for to `sink`: of the slots that run, and of the newest slot where none does.
 ///
 /// # Errors
-/// When a log cannot be read.
+/// [`Error::Preflight`] where there is no environment, or no such service in it; anything else when a log cannot be read.
 pub fn logs(
     state: &Path,
     query: &LogQuery,
     interrupt: &AtomicBool,
     sink: &mut dyn FnMut(LogLine),
-) -> Result<()> {
-    let state = StateFolder::new(state)?;
+) -> Result<(), Error> {
+    let state = StateFolder::open(state)?;
+    if let Some(service) = &query.service {
+        check_service(&state, service)?;
+    }
     let mut followed: BTreeMap<(String, usize), (String, Follow)> = BTreeMap::new();
     let mut is_first = true;
     loop {
@@ -274,6 +289,16 @@ pub fn logs(
             }
         }
     }
+}
+
+fn check_service(state: &StateFolder, service: &str) -> Result<(), Error> {
+    let records = SlotFolder::all(state)?.into_iter().filter_map(|folder| folder.record());
+    let known: BTreeSet<_> = records.map(|record| record.service).collect();
+    if known.contains(service) {
+        return Ok(());
+    }
+    let known = known.into_iter().collect::<Vec<_>>().join(", ");
+    Err(Problem::new("logs", format!("no service `{service}` was deployed here; there is {known}")).into())
 }
 
 fn log_slots(state: &StateFolder, query: &LogQuery) -> Result<Vec<(String, SlotFolder)>> {

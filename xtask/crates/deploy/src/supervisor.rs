@@ -11,7 +11,7 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use rustix::process::{Resource, Rlimit, Signal};
+use rustix::process::{Pid, Resource, Rlimit, Signal, WaitId, WaitIdOptions};
 use signal_hook::consts::{SIGCHLD, SIGINT, SIGTERM};
 
 use crate::log;
@@ -41,11 +41,12 @@ pub fn supervise(spec: &Path) -> Result<()> {
     let signals = receive_signals()?;
     let folder = spec.parent().context("the specification has no folder")?;
     let replica = Replica::new(folder);
-    let spec = replica.spec()?;
     let secrets = read_secrets()?;
     let Some(_lock) = replica.lock_for_supervisor()? else {
         bail!("another supervisor runs {}", folder.display())
     };
+    // Read under the lock: a supervisor that comes late must not run what was replaced meanwhile.
+    let spec = replica.spec()?;
     isolate(&spec)?;
     let supervisor = ProcessId::of(std::process::id()).context("cannot look at myself in /proc")?;
     let record = Record { supervisor, child: None, port: spec.port, restarts: 0 };
@@ -127,11 +128,13 @@ impl Supervisor {
             };
             if is_asked {
                 let status = self.stop(&mut child);
-                self.note_end(&child, status, start, true);
+                self.note_end(status, start, true);
                 return Ended::AsAsked;
             }
-            if let Ok(Some(status)) = child.try_wait() {
-                self.note_end(&child, Some(status), start, false);
+            if has_ended(&child)
+                && let Some(status) = end(&mut child)
+            {
+                self.note_end(Some(status), start, false);
                 return Ended::ByItself(status);
             }
         }
@@ -142,13 +145,12 @@ impl Supervisor {
         signal_group(child, signal);
         let deadline = Instant::now() + Duration::from_millis(self.spec.grace_ms);
         loop {
-            if let Ok(Some(status)) = child.try_wait() {
-                return Some(status);
+            if has_ended(child) {
+                return end(child);
             }
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                signal_group(child, Signal::KILL);
-                return child.wait().ok();
+                return end(child);
             }
             let _ = self.signals.recv_timeout(left.min(CHECK));
         }
@@ -171,9 +173,7 @@ impl Supervisor {
         complain(self.replica.write_record(&self.record));
     }
 
-    fn note_end(&mut self, child: &Child, status: Option<ExitStatus>, start: Instant, requested: bool) {
-        // What the process started must not keep its port, nor outlive it.
-        signal_group(child, Signal::KILL);
+    fn note_end(&mut self, status: Option<ExitStatus>, start: Instant, requested: bool) {
         self.note_exit(&Exit {
             status: status.and_then(|status| status.code()),
             signal: status.and_then(|status| status.signal()),
@@ -202,8 +202,25 @@ fn complain(result: Result<()>) {
     }
 }
 
+/// Whether the process ended. It is not collected: until then nobody else gets its id.
+fn has_ended(child: &Child) -> bool {
+    let options = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT | WaitIdOptions::NOHANG;
+    let ended = pid(child).map(|pid| rustix::process::waitid(WaitId::Pid(pid), options));
+    matches!(ended, Some(Ok(Some(_))))
+}
+
+/// Kills what is left of the process's group, which must not keep its port nor outlive it, and collects its status.
+fn end(child: &mut Child) -> Option<ExitStatus> {
+    signal_group(child, Signal::KILL);
+    child.wait().ok()
+}
+
+fn pid(child: &Child) -> Option<Pid> {
+    i32::try_from(child.id()).ok().and_then(Pid::from_raw)
+}
+
 fn signal_group(child: &Child, signal: Signal) {
-    if let Some(group) = i32::try_from(child.id()).ok().and_then(rustix::process::Pid::from_raw) {
+    if let Some(group) = pid(child) {
         let _ = rustix::process::kill_process_group(group, signal);
     }
 }

@@ -9,6 +9,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::Result;
+use edge::control;
 use release::{EnvKind, HealthCheck, Release, Resources, Service, Stop, Volume};
 use serde_json::json;
 use stdx::Digest;
@@ -378,8 +379,7 @@ impl Check<'_> {
                 .collect(),
             None => default_routes(self.release),
         };
-        let mut taken: BTreeMap<(Option<String>, String), String> = BTreeMap::new();
-        for route in &routes {
+        for (index, route) in routes.iter().enumerate() {
             let has_port =
                 self.release.services.get(&route.service).is_some_and(|service| service.http.is_some());
             if !has_port {
@@ -388,17 +388,19 @@ impl Check<'_> {
                     format!("a route leads to {}, which is no service with a port", route.service),
                 );
             }
-            if !route.path_prefix.starts_with('/') {
+            if let Err(reason) = check_routes(&[route]) {
+                self.problem(&["routes"], reason);
+                continue;
+            }
+            let is_same = |other: &&TargetRoute| {
+                check_routes(&[other]).is_ok() && check_routes(&[other, route]).is_err()
+            };
+            if let Some(other) = routes[..index].iter().find(is_same) {
+                let at = format!("{}{}", route.host.as_deref().unwrap_or("*"), route.path_prefix);
                 self.problem(
                     &["routes"],
-                    format!("the path prefix `{}` does not begin with /", route.path_prefix),
+                    format!("{at} leads to {} and to {}", other.service, route.service),
                 );
-            }
-            let place =
-                (route.host.as_ref().map(|host| host.to_ascii_lowercase()), route.path_prefix.clone());
-            if let Some(other) = taken.insert(place, route.service.clone()) {
-                let at = format!("{}{}", route.host.as_deref().unwrap_or("*"), route.path_prefix);
-                self.problem(&["routes"], format!("{at} leads to {other} and to {}", route.service));
             }
         }
         routes.sort_by_key(|route| {
@@ -429,6 +431,28 @@ fn default_routes(release: &Release) -> Vec<TargetRoute> {
         }
     }
     routes
+}
+
+/// What the edge would say to a table of these routes.
+fn check_routes(routes: &[&TargetRoute]) -> Result<(), String> {
+    let somewhere = SocketAddr::from(([127, 0, 0, 1], 1));
+    let slot = |route: &&TargetRoute| {
+        let slot = control::Slot { service: route.service.clone(), upstreams: vec![somewhere] };
+        (route.service.clone(), slot)
+    };
+    let route = |route: &&TargetRoute| control::Route {
+        host: route.host.clone(),
+        path_prefix: route.path_prefix.clone(),
+        strip_prefix: route.strip_prefix,
+        slot: route.service.clone(),
+    };
+    let table = control::Table {
+        schema: control::SCHEMA.to_owned(),
+        generation: 1,
+        routes: routes.iter().map(route).collect(),
+        slots: routes.iter().map(slot).collect(),
+    };
+    table.check()
 }
 
 /// Whether `name` can be part of a path without leading anywhere else.
@@ -574,7 +598,7 @@ routes:
         let expected = [
             (2, "port must not be 0"),
             (13, "no such service; it has a"),
-            (14, "`x` does not begin with /"),
+            (14, "`x` does not begin with `/`"),
             (14, "leads to c"),
             (7, "a secret is never written here"),
             (10, "`${level}` stands for nothing"),
@@ -591,6 +615,32 @@ routes:
             );
         }
         assert_eq!(found.len(), expected.len(), "{found:#?}");
+    }
+
+    #[test]
+    fn routes_that_the_edge_would_refuse_are_found_before_anything_starts() {
+        let check = |routes: &str, expected: &[&str]| {
+            let text = format!("{GOOD}routes:\n{routes}");
+            let problems = resolve(&release(), &file(&text), &facts("s")).err().unwrap_or_default();
+            let found: Vec<_> = problems.iter().map(ToString::to_string).collect();
+            assert_eq!(found.len(), expected.len(), "{routes}: {found:#?}");
+            for (found, expected) in found.iter().zip(expected) {
+                assert!(found.contains(expected) && found.starts_with("e.yaml:8: routes"), "{found}");
+            }
+        };
+        let good = "- {service: a, path_prefix: /}\n";
+        check(good, &[]);
+        check(&format!("{good}- {{service: a, host: a.example, path_prefix: /}}\n"), &[]);
+        check("- {service: a, host: 'a.example:80', path_prefix: /}\n", &["has a port"]);
+        check("- {service: a, host: '*.example', path_prefix: /}\n", &["not a host name"]);
+        check("- {service: a, path_prefix: '/x?y=1'}\n", &["not a path"]);
+        check("- {service: a, path_prefix: '/x//y'}\n", &["not a path"]);
+        check(&good.repeat(2), &["leads to a and to a"]);
+        check("- {service: a, path_prefix: /x}\n- {service: a, path_prefix: /x/}\n", &["/x/ leads to a"]);
+        check(
+            "- {service: a, host: B, path_prefix: /}\n- {service: a, host: b., path_prefix: /}\n",
+            &["b./ leads to a"],
+        );
     }
 
     #[test]

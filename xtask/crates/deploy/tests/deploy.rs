@@ -4,9 +4,11 @@ mod rig;
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use deploy::{Action, Condition, Error, LogMode, LogQuery, Outcome, Role, Volumes};
 use rig::{Load, Rig, Tweak, wait_until};
+use rustix::process::Signal;
 
 #[test]
 fn the_first_deployment_serves_and_the_next_ones_switch_without_losing_a_request() {
@@ -115,10 +117,10 @@ fn of_two_deployers_one_is_told_who_the_other_is_and_its_death_frees_the_lock() 
     wait_until("green was started", || rig.running_slots() == 4);
     first.kill().unwrap();
     first.wait().unwrap();
-    assert!(rig.status().trouble.unwrap().contains("interrupted at"));
+    assert!(rig.status().trouble[0].contains("interrupted at"));
     assert!(matches!(rig.deploy("3"), Outcome::Deployed { .. }));
     assert_eq!(rig.get("/").1, "3");
-    assert_eq!((rig.running_slots(), rig.status().trouble), (2, None));
+    assert_eq!((rig.running_slots(), rig.status().trouble), (2, vec![]));
 }
 
 #[test]
@@ -282,7 +284,8 @@ fn a_damaged_journal_stops_deployments_until_it_is_repaired() {
         error.contains("journal.jsonl:3: the journal is damaged") && error.contains("--repair"),
         "{error}"
     );
-    assert!(rig.status().trouble.unwrap().contains("journal.jsonl:3"));
+    let status = rig.status();
+    assert!(status.trouble[0].contains("journal.jsonl:3") && status.needs_repair, "{:?}", status.trouble);
     assert_eq!(rig.get("/").1, "2");
     assert!(rig.on(deploy::repair).unwrap());
     assert!(!rig.on(deploy::repair).unwrap(), "twice is once");
@@ -303,6 +306,16 @@ fn a_full_disk_while_unpacking_is_a_failure_like_any_other() {
     assert_eq!((rig.get("/").1.as_str(), rig.running_slots()), ("1", 2));
     rig.deploy("2");
     assert_eq!(rig.get("/").1, "2");
+}
+
+#[test]
+fn an_image_that_was_damaged_is_not_deployed() {
+    let rig = Rig::new();
+    rig.deploy("1");
+    rig.damage_layer();
+    let Outcome::RolledBack { evidence, .. } = rig.deploy("2") else { panic!("it was deployed") };
+    assert!(evidence.to_string().contains("damaged"), "{evidence}");
+    assert_eq!((rig.get("/").1.as_str(), rig.running_slots()), ("1", 2));
 }
 
 #[test]
@@ -338,12 +351,250 @@ fn replicas_run_side_by_side_and_take_turns() {
 #[test]
 fn a_disk_without_room_is_refused_before_anything_is_unpacked() {
     let rig = Rig::new();
-    let Some(output) = rig.deploy_on_small_disk("1", 24) else {
-        eprintln!("SKIPPED: this user may not mount a file system of its own");
-        return;
+    let Some(mut disk) = rig.small_disk(24) else { return };
+    let (code, said) = disk.run(&rig.deploy_command("1", &Tweak::default(), None));
+    assert!(code == 3 && said.contains("MiB free") && said.contains("make room"), "{code} {said}");
+    disk.run(&rig.command(&["down"]));
+}
+
+#[test]
+fn a_full_disk_stops_deployments_and_neither_the_service_nor_down() {
+    let rig = Rig::new();
+    let Some(mut disk) = rig.small_disk(160) else { return };
+    let (code, said) = disk.run(&rig.deploy_command("1", &Tweak::default(), None));
+    assert_eq!(code, 0, "{said}");
+    let load = Load::start(&rig);
+    let filler = rig.state().join("filler");
+    let (code, said) = disk.sh(&format!("dd if=/dev/zero of='{}' bs=4k", filler.display()));
+    assert!(code != 0 && said.contains("No space left"), "{said}");
+    let (code, said) = disk.run(&rig.deploy_command("2", &Tweak::default(), None));
+    let names_the_place = said.contains(&*rig.state().to_string_lossy());
+    assert!(code == 3 && said.contains("make room") && names_the_place, "{code} {said}");
+    assert_eq!(rig.get("/").1, "1");
+    load.stop();
+    let (code, said) = disk.run(&rig.command(&["down"]));
+    assert!(code == 0 && said.contains(r#""edge_stopped":true"#), "{code} {said}");
+    assert!(rig::get(rig.listen, "/").is_err());
+    let (code, said) = disk.run(&rig.command(&["status"]));
+    assert!(code == 0 && !said.contains(r#""pid""#), "something still runs: {said}");
+    // With room again, the records that could not be written are not missed.
+    assert_eq!(disk.sh(&format!("rm '{}'", filler.display())).0, 0);
+    let (code, said) = disk.run(&rig.deploy_command("1", &Tweak::default(), None));
+    assert_eq!((code, rig.get("/").1.as_str()), (0, "1"), "{said}");
+    let (code, said) = disk.run(&rig.command(&["down"]));
+    assert_eq!(code, 0, "{said}");
+}
+
+/// What every operation but a deployment says to the state folder.
+fn refusals(rig: &Rig) -> Vec<String> {
+    let text = |what: &str, result: Result<(), Error>| match result {
+        Err(Error::Preflight(problems)) => problems[0].to_string(),
+        other => panic!("{what} was not refused: {other:?}"),
     };
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(!output.status.success() && said.contains("MiB free") && said.contains("make room"), "{said}");
+    let query = LogQuery { service: None, lines: 1, mode: LogMode::Once };
+    vec![
+        text("down", rig.on(|site| deploy::down(site, Volumes::Remove)).map(drop)),
+        text("rollback", rig.on(deploy::rollback).map(drop)),
+        text("status", deploy::status(&rig.state()).map(drop)),
+        text("logs", deploy::logs(&rig.state(), &query, &rig.interrupt, &mut |_| {})),
+    ]
+}
+
+#[test]
+fn down_needs_no_room_for_its_own_notes() {
+    let rig = Rig::new();
+    rig.deploy("1");
+    let output = rig::with_file_limit(&rig.command(&["down"]), 0);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success() && said.contains("journal.jsonl cannot be written"), "{said}");
+    assert_eq!((rig.running_slots(), rig.status().edge), (0, None));
+    rig.deploy("1");
+    assert_eq!((rig.get("/").1.as_str(), rig.running_slots()), ("1", 2));
+}
+
+#[test]
+fn what_a_process_started_ends_with_it() {
+    let rig = Rig::new();
+    let tweak = Tweak { mode: "family", without_queue: true, ..Tweak::default() };
+    rig.try_deploy("1", &tweak).unwrap();
+    assert_eq!(rig.programs(), 2);
+    let first = rig.active_pid("web");
+    rig.kill(first);
+    wait_until("it runs again", || {
+        let process = &rig.status().services["web"][0].processes[0];
+        process.process.is_some_and(|process| process.pid != first) && process.health.is_healthy()
+    });
+    assert_eq!(rig.programs(), 2, "the first one's child is gone");
+    rig.on(|site| deploy::down(site, Volumes::Keep)).unwrap();
+    assert_eq!(rig.programs(), 0);
+}
+
+#[test]
+fn a_folder_that_is_no_environments_is_left_as_it_is() {
+    let rig = Rig::new();
+    let check = |why: &str| {
+        for text in refusals(&rig) {
+            assert!(text.contains(&format!("no deployment here: {}", rig.state().display())), "{text}");
+            assert!(text.contains(why), "{text}");
+        }
+    };
+    check("");
+    assert!(!rig.state().exists());
+
+    for name in ["edge/table.json", "slots/mine/file", "data/mine/file", "journal.jsonl"] {
+        stdx::fs::write_atomic(&rig.state().join(name), b"mine", 0o644).unwrap();
+    }
+    let before = rig::listing(&rig.state());
+    check("holds other things");
+    assert!(matches!(rig.try_deploy("1", &Tweak::default()), Err(Error::Preflight(_))));
+    let (release, file) = (rig.release("1", &Tweak::default()), rig.environment(&Tweak::default()));
+    assert!(matches!(rig.on(|site| deploy::dry_run(site, &release, &file)), Err(Error::Preflight(_))));
+    assert!(matches!(rig.on(deploy::repair), Err(Error::Preflight(_))));
+    assert_eq!(rig::listing(&rig.state()), before);
+
+    std::fs::remove_dir_all(rig.state()).unwrap();
+    std::fs::create_dir(rig.state()).unwrap();
+    check("");
+    assert!(rig::listing(&rig.state()).len() == 1, "an empty folder stays empty");
+    rig.deploy("1");
+    let real = rig.state().with_extension("real");
+    std::fs::rename(rig.state(), &real).unwrap();
+    std::os::unix::fs::symlink(&real, rig.state()).unwrap();
+    check("is not a folder");
+    std::fs::remove_file(rig.state()).unwrap();
+    std::fs::rename(&real, rig.state()).unwrap();
+    assert!(rig.on(|site| deploy::down(site, Volumes::Keep)).unwrap().edge_stopped);
+}
+
+#[test]
+fn looking_writes_nothing() {
+    let rig = Rig::new();
+    rig.deploy("1");
+    rig.deploy("2");
+    for slot in std::fs::read_dir(rig.state().join("slots")).unwrap().flatten() {
+        let _ = std::fs::remove_file(slot.path().join("0/supervisor.lock"));
+    }
+    let before = rig::listing(&rig.state());
+    rig.status();
+    let query = LogQuery { service: None, lines: 9, mode: LogMode::Once };
+    deploy::logs(&rig.state(), &query, &rig.interrupt, &mut |_| {}).unwrap();
+    let (release, file) = (rig.release("3", &Tweak::default()), rig.environment(&Tweak::default()));
+    rig.on(|site| deploy::dry_run(site, &release, &file)).unwrap();
+    assert_eq!(rig::listing(&rig.state()), before);
+}
+
+#[test]
+fn down_needs_no_journal() {
+    let rig = Rig::new();
+    rig.deploy("1");
+    std::fs::write(rig.state().join("journal.jsonl"), "not a record\n").unwrap();
+    let down = rig.on(|site| deploy::down(site, Volumes::Keep)).unwrap();
+    assert!(down.edge_stopped && down.stopped.len() == 2, "{down:?}");
+    assert_eq!(
+        rig.status().services.values().map(Vec::len).sum::<usize>(),
+        2,
+        "without it nothing is removed"
+    );
+    assert!(rig.notes.lock().unwrap().iter().any(|note| note.contains("journal.jsonl:1")));
+    assert!(rig.on(deploy::repair).unwrap());
+    rig.deploy("1");
+    assert_eq!((rig.get("/").1.as_str(), rig.running_slots()), ("1", 2));
+}
+
+#[test]
+fn down_goes_on_after_a_failure_and_keeps_the_data() {
+    let rig = Rig::new();
+    rig.deploy("1");
+    let in_the_way = rig.state().join("slots/aaa");
+    std::fs::write(&in_the_way, "a file cannot be removed like a folder").unwrap();
+    let error = rig.on(|site| deploy::down(site, Volumes::Remove)).unwrap_err().to_string();
+    assert!(error.contains("aaa") && error.contains("call `down` again"), "{error}");
+    assert_eq!((rig.running_slots(), rig.status().edge), (0, None), "all the others were stopped");
+    assert!(rig.state().join("data/web-data").exists());
+    std::fs::remove_file(in_the_way).unwrap();
+    let down = rig.on(|site| deploy::down(site, Volumes::Remove)).unwrap();
+    assert_eq!(down.volumes_removed, ["web-data"]);
+}
+
+#[test]
+fn an_edge_that_is_silent_or_alone_is_named_and_the_processes_are_shown() {
+    let rig = Rig::new();
+    rig.deploy("1");
+    let edge = rig.status().edge.unwrap().pid;
+    rig.signal(edge, Signal::STOP);
+    let start = Instant::now();
+    let status = rig.status();
+    rig.signal(edge, Signal::CONT);
+    assert!(start.elapsed() < Duration::from_secs(6), "{:?}", start.elapsed());
+    assert!(status.edge.is_none() && status.trouble[0].contains("has not answered"), "{:?}", status.trouble);
+    let web = &status.services["web"][0];
+    assert_eq!((web.role, web.condition), (Role::Active, Condition::Serving));
+    assert_eq!(rig.status().trouble, Vec::<String>::new());
+
+    rig.kill_supervisor_of(edge);
+    assert!(rig.status().trouble[0].contains("without its supervisor"), "{:?}", rig.status().trouble);
+    rig.deploy("1");
+    assert!(rig.notes.lock().unwrap().iter().any(|note| note.contains("without its supervisor")));
+}
+
+#[test]
+fn an_edge_that_fell_back_to_an_older_table_gets_the_last_one() {
+    let rig = Rig::new();
+    let tweak = Tweak { with_twin: true, ..Tweak::default() };
+    rig.try_deploy("1", &tweak).unwrap();
+    let old = rig.edge_tables();
+    rig.try_deploy("2", &tweak).unwrap();
+    let pids = (rig.active_pid("web"), rig.active_pid("twin"));
+    rig.lose_edge(&old);
+    assert!(matches!(rig.try_deploy("2", &tweak).unwrap(), Outcome::NothingToDo { .. }));
+    assert!(rig.notes.lock().unwrap().iter().any(|note| note.contains("restored it")));
+    assert_eq!(
+        (rig.get("/").1, rig.active_pid("web"), rig.active_pid("twin")),
+        ("2".to_owned(), pids.0, pids.1)
+    );
+}
+
+#[test]
+fn a_table_that_was_lost_after_the_switch_comes_back_as_the_new_one() {
+    let rig = Rig::new();
+    rig.deploy("1");
+    let old = rig.edge_tables();
+    for tables in [old.as_slice(), &[]] {
+        let output = rig.deploy_process("2", &Tweak::default(), Some("switch:after-done"));
+        assert!(!output.status.success());
+        assert_eq!(rig.running_slots(), 4, "both sets run");
+        let pid = rig.active_pid("web");
+        rig.lose_edge(tables);
+        assert!(matches!(rig.deploy("2"), Outcome::NothingToDo { .. }));
+        assert_eq!((rig.get("/").1, rig.active_pid("web"), rig.running_slots()), ("2".to_owned(), pid, 2));
+        rig.deploy("1");
+    }
+}
+
+#[test]
+fn what_the_journal_knows_is_not_stopped_when_only_a_part_of_a_lost_table_runs() {
+    let rig = Rig::new();
+    let tweak = Tweak { with_twin: true, ..Tweak::default() };
+    rig.try_deploy("1", &tweak).unwrap();
+    let (web, twin) = (rig.active_pid("web"), rig.active_pid("twin"));
+    rig.lose_edge(&[]);
+    rig.kill_supervisor_of(twin);
+    rig.kill(twin);
+    wait_until("the twin is gone", || rig.running_slots() == 2);
+    assert!(matches!(rig.try_deploy("1", &tweak).unwrap(), Outcome::Deployed { .. }));
+    assert_eq!((rig.active_pid("web"), rig.running_slots()), (web, 3));
+    assert_ne!(rig.active_pid("twin"), twin);
+    assert_eq!(rig.get("/").1, "1");
+}
+
+#[test]
+fn logs_of_a_service_that_is_not_there_are_refused() {
+    let rig = Rig::new();
+    rig.deploy("1");
+    let query = LogQuery { service: Some("wbe".to_owned()), lines: 1, mode: LogMode::Follow };
+    let error = deploy::logs(&rig.state(), &query, &rig.interrupt, &mut |_| {}).unwrap_err();
+    assert!(matches!(&error, Error::Preflight(_)));
+    assert!(error.to_string().contains("there is queue, web"), "{error}");
 }
 
 #[test]

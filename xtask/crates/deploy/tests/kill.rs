@@ -5,8 +5,14 @@ mod rig;
 
 use std::os::unix::process::ExitStatusExt;
 
+use deploy::Outcome;
 use deploy::fail_point::{MOMENTS, STEPS};
 use rig::{Load, Rig, Tweak};
+
+const BEFORE_START: &[&str] = &["lock", "recover", "preflight", "unpack"];
+const UP_TO_SWITCH: &[&str] = &["start", "gate"];
+const FROM_SWITCH_ON: &[&str] = &["switch", "drain", "stop", "retire"];
+const AFTER_FAILURE: &[&str] = &["discard"];
 
 /// Kills a deployment of a new version at each of `points`; then deploys it again and looks for what is left over.
 fn check(points: &[String], killed: &Tweak) {
@@ -29,7 +35,7 @@ fn check(points: &[String], killed: &Tweak) {
         );
         assert_eq!(rig.get("/"), (200, version), "after {point}");
         assert_eq!(rig.running_slots(), 2, "after {point}: {:#?}", rig.status().services);
-        assert_eq!(rig.status().trouble, None, "after {point}");
+        assert_eq!(rig.status().trouble, Vec::<String>::new(), "after {point}");
         let slots: usize = rig.status().services.values().map(Vec::len).sum();
         assert!(
             slots <= 4,
@@ -51,38 +57,60 @@ fn points(steps: &[&str]) -> Vec<String> {
 
 #[test]
 fn before_the_processes_start() {
-    check(&points(&["lock", "recover", "preflight", "unpack"]), &Tweak::default());
+    check(&points(BEFORE_START), &Tweak::default());
 }
 
 #[test]
 fn up_to_the_switch() {
-    check(&points(&["start", "gate"]), &Tweak::default());
+    check(&points(UP_TO_SWITCH), &Tweak::default());
 }
 
 #[test]
 fn from_the_switch_on() {
-    check(&points(&["switch", "drain", "stop", "retire"]), &Tweak::default());
+    check(&points(FROM_SWITCH_ON), &Tweak::default());
 }
 
 #[test]
 fn while_a_failed_deployment_is_cleared_away() {
-    check(&points(&["discard"]), &Tweak { mode: "crash", ..Tweak::default() });
+    check(&points(AFTER_FAILURE), &Tweak { mode: "crash", ..Tweak::default() });
 }
 
 #[test]
 fn the_points_above_are_all_there_are() {
-    let checked = [
-        "lock",
-        "recover",
-        "preflight",
-        "unpack",
-        "start",
-        "gate",
-        "switch",
-        "drain",
-        "stop",
-        "retire",
-        "discard",
-    ];
-    assert_eq!(STEPS, checked);
+    assert_eq!(STEPS.as_slice(), [BEFORE_START, UP_TO_SWITCH, FROM_SWITCH_ON, AFTER_FAILURE].concat());
+}
+
+/// A deployment is killed at `point`, and then each attempt to clear up after it.
+fn check_recovery(point: &str) {
+    let rig = Rig::new();
+    rig.deploy("0");
+    rig.deploy("1");
+    let load = Load::start(&rig);
+    let kill = |point: &str| {
+        let output = rig.deploy_process("2", &Tweak::default(), Some(point));
+        assert_eq!(output.status.signal(), Some(9), "{point}: {}", String::from_utf8_lossy(&output.stderr));
+    };
+    kill(point);
+    for moment in ["before-intent", "after-intent", "after-effect"] {
+        assert!(rig.status().trouble[0].contains("interrupted at"), "{moment}: the deployment is open");
+        kill(&format!("recover:{moment}"));
+        let served = if is_switched(point) { "2" } else { "1" };
+        assert_eq!(rig.get("/"), (200, served.to_owned()), "{moment}");
+    }
+    kill("recover:after-done");
+    assert_eq!((rig.running_slots(), rig.status().trouble), (2, vec![]), "after {point}");
+    let outcome = rig.deploy("2");
+    assert_eq!(matches!(outcome, Outcome::NothingToDo { .. }), is_switched(point), "{outcome:?}");
+    assert_eq!((rig.get("/").1.as_str(), rig.running_slots()), ("2", 2));
+    load.stop();
+}
+
+#[test]
+fn while_it_clears_up_after_one_that_had_not_switched() {
+    check_recovery("gate:after-effect");
+}
+
+#[test]
+fn while_it_clears_up_after_one_that_had_switched() {
+    check_recovery("switch:after-done");
 }

@@ -70,9 +70,10 @@ impl Layout {
         self.blob_folder().join(digest.hex())
     }
 
-    /// Whether a blob of this digest and size is there. Its content is checked when it is read.
-    pub fn has(&self, digest: &Digest, size: u64) -> bool {
-        std::fs::metadata(self.blob_path(digest)).is_ok_and(|meta| meta.is_file() && meta.len() == size)
+    /// Whether the blob of this digest is there, whole and undamaged.
+    pub fn holds(&self, digest: &Digest) -> bool {
+        let content = std::fs::File::open(self.blob_path(digest)).and_then(Digest::of_reader);
+        content.is_ok_and(|(found, _)| found == *digest)
     }
 
     /// Adds a blob that is in memory.
@@ -102,6 +103,11 @@ impl Layout {
         serde_json::from_slice(&bytes).with_context(|| format!("{digest} is not an image manifest"))
     }
 
+    /// The digest of the configuration of the image with this manifest.
+    pub fn config(&self, image: &Digest) -> Result<Digest> {
+        digest_of(self.manifest(image)?.config())
+    }
+
     /// The images of the index, by name.
     ///
     /// # Errors
@@ -118,31 +124,6 @@ impl Layout {
         descriptor.set_annotations(Some([(ANNOTATION_REF_NAME.to_owned(), name.to_owned())].into()));
         index.insert(name.to_owned(), descriptor);
         self.write_index(index)
-    }
-
-    /// Removes every blob that no image of the index leads to; returns how many bytes that freed.
-    pub fn prune(&self) -> Result<u64> {
-        let mut live = std::collections::BTreeSet::new();
-        for image in self.tags()? {
-            let manifest = self.manifest(&image.digest)?;
-            live.insert(image.digest);
-            for part in manifest.layers().iter().chain([manifest.config()]) {
-                live.insert(digest_of(part)?);
-            }
-        }
-        let mut freed = 0;
-        let folder = self.blob_folder();
-        for entry in
-            std::fs::read_dir(&folder).with_context(|| format!("cannot list {}", folder.display()))?
-        {
-            let entry = entry?;
-            let name = format!("sha256:{}", entry.file_name().to_string_lossy());
-            if name.parse().is_ok_and(|digest| !live.contains(&digest)) {
-                freed += entry.metadata()?.len();
-                std::fs::remove_file(entry.path())?;
-            }
-        }
-        Ok(freed)
     }
 
     pub(crate) fn blob_writer(&self) -> Result<BlobWriter> {

@@ -54,14 +54,15 @@ impl Component {
     pub fn purl(&self) -> String {
         let (name, version) = (encode(&self.name), encode(&self.version));
         match &self.ecosystem {
-            Ecosystem::Cargo | Ecosystem::CargoWorkspace => format!("pkg:cargo/{name}@{version}"),
+            Ecosystem::Cargo => format!("pkg:cargo/{name}@{version}"),
             Ecosystem::CargoRegistry(index) => {
                 format!("pkg:cargo/{name}@{version}?repository_url={}", encode(index))
             }
             Ecosystem::CargoGit(url, commit) => {
                 format!("pkg:cargo/{name}@{version}?vcs_url={}", encode(&format!("git+{url}@{commit}")))
             }
-            Ecosystem::Generic => format!("pkg:generic/{name}@{version}"),
+            // Not `cargo`: somebody else may own that name in the public registry.
+            Ecosystem::CargoWorkspace | Ecosystem::Generic => format!("pkg:generic/{name}@{version}"),
         }
     }
 

@@ -49,10 +49,19 @@ pub struct CargoConfig {
     pub rustflags: Vec<String>,
     /// Folder of Cargo's registry and git checkouts.
     pub cargo_home: PathBuf,
+    /// Variables of the `[env]` tables.
+    pub env: BTreeMap<String, String>,
+    /// Those of them that Cargo sets whatever the environment says.
+    pub forced_env: Vec<String>,
 }
 
 /// The root of the workspace that the folder `from` is in.
 pub fn locate(from: &Path) -> Result<PathBuf> {
+    // A manifest with a `[workspace]` table is its own root: Cargo need not be asked.
+    let manifest = std::fs::read_to_string(from.join("Cargo.toml")).unwrap_or_default();
+    if manifest.lines().any(|line| line.trim_end() == "[workspace]") {
+        return Ok(from.to_owned());
+    }
     let cmd = cargo().args(["locate-project", "--workspace", "--message-format", "plain"]).cwd(from);
     let manifest = PathBuf::from(cmd.read().context("no Cargo workspace here")?);
     Ok(manifest.parent().context("a manifest without a folder")?.to_owned())
@@ -74,14 +83,38 @@ impl CargoConfig {
     pub fn load(root: &Path, target: Option<&str>) -> Result<CargoConfig> {
         let config =
             cargo_config2::Config::load_with_cwd(root).context("cannot read Cargo's configuration")?;
+        let cargo_home = cargo_home(root).context("neither CARGO_HOME nor HOME is set")?;
+        refuse_includes(root, &cargo_home)?;
         let target = match target {
             Some(target) => target.to_owned(),
             None => default_target(config.host_triple().context("cannot ask rustc for its host")?)?,
         };
         let rustflags = config.rustflags(target.as_str())?.map(|flags| flags.flags).unwrap_or_default();
-        let cargo_home = cargo_home(root).context("neither CARGO_HOME nor HOME is set")?;
-        Ok(CargoConfig { target, rustflags, cargo_home })
+        let text = |value: &cargo_config2::EnvConfigValue| value.value.to_string_lossy().into_owned();
+        let env = config.env.iter().map(|(name, value)| (name.clone(), text(value))).collect();
+        let forced_env =
+            config.env.iter().filter(|(_, value)| value.force).map(|(name, _)| name.clone()).collect();
+        Ok(CargoConfig { target, rustflags, cargo_home, env, forced_env })
     }
+}
+
+/// Cargo follows `include` in its configuration; what is read here does not, and would silently lose what stands there.
+fn refuse_includes(root: &Path, cargo_home: &Path) -> Result<()> {
+    let folders = root.ancestors().map(|folder| folder.join(".cargo")).chain([cargo_home.to_owned()]);
+    for file in folders.flat_map(|folder| ["config.toml", "config"].map(|name| folder.join(name))) {
+        let text = std::fs::read_to_string(&file).unwrap_or_default();
+        let top_level = text.lines().take_while(|line| !line.trim_start().starts_with('['));
+        for (index, line) in top_level.enumerate() {
+            if line.split_once('=').is_some_and(|(key, _)| key.trim() == "include") {
+                bail!(
+                    "{}:{}: include: not supported; write what it includes into this file",
+                    file.display(),
+                    index + 1
+                );
+            }
+        }
+    }
+    Ok(())
 }
 
 fn cargo_home(root: &Path) -> Option<PathBuf> {
@@ -169,7 +202,7 @@ fn services(metadata: &Metadata) -> Result<BTreeMap<String, Service>> {
             packages.iter().filter(has_service).map(|package| (*package, ServiceConfig::default())).collect();
     }
     let mut services = BTreeMap::new();
-    let mut owners = BTreeMap::new();
+    let packages: Vec<&Package> = declared.iter().map(|(package, _)| *package).collect();
     for (package, config) in declared {
         let service = Service {
             name: package.name.to_string(),
@@ -178,10 +211,14 @@ fn services(metadata: &Metadata) -> Result<BTreeMap<String, Service>> {
             binary: binary(package, &config)?,
             config,
         };
-        if let Some(other) = owners.insert(service.binary.clone(), service.name.clone()) {
+        // Cargo picks binaries by name alone, among all packages of a build.
+        let also =
+            |other: &&&Package| other.id != package.id && binaries(other).any(|name| name == service.binary);
+        if let Some(other) = packages.iter().find(also) {
             bail!(
-                "the services {other} and {} both have a binary `{}`; rename one",
-                service.name,
+                "the packages {} and {} both have a binary `{}`; rename one",
+                other.name,
+                package.name,
                 service.binary
             );
         }

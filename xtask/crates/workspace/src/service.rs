@@ -5,11 +5,11 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::Result;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use stdx::yaml::{File, Problem};
 
 /// The content of a `service.yaml`.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ServiceConfig {
     /// One line for people; the package's own description where `None`.
@@ -31,7 +31,7 @@ pub struct ServiceConfig {
 }
 
 /// What is in the image.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Image {
     /// Binary target; the package's only one, or the one with the package's name, where `None`.
@@ -47,7 +47,7 @@ pub struct Image {
 }
 
 /// A file or folder of the package that is copied into the image.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Asset {
     /// Path relative to the package's folder.
@@ -57,7 +57,7 @@ pub struct Asset {
 }
 
 /// The port a service listens on and the paths it answers.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Http {
     /// Port that it listens on unless told otherwise.
@@ -71,7 +71,7 @@ pub struct Http {
 }
 
 /// Requests below a path prefix, on any host or one host.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Route {
     /// Host name; any host where `None`.
@@ -85,7 +85,7 @@ pub struct Route {
 }
 
 /// A GET that must answer 200 to 299 before the service gets any request.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Health {
     /// Begins with `/`.
@@ -108,7 +108,7 @@ pub struct Health {
 }
 
 /// How a service is asked to stop.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Stop {
     /// Signal name.
@@ -118,7 +118,7 @@ pub struct Stop {
 }
 
 /// A variable that a service reads.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct EnvVar {
     /// What its text must be.
@@ -139,7 +139,7 @@ pub struct EnvVar {
 }
 
 /// What the text of a variable must be.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum EnvKind {
     /// Any text.
@@ -156,7 +156,7 @@ pub enum EnvKind {
 }
 
 /// A folder that outlives the service's processes.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Volume {
     /// Services that name the same volume share it.
@@ -169,7 +169,7 @@ pub struct Volume {
 }
 
 /// Upper bounds; no bound where `None`.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Resources {
     /// Memory in MiB.
@@ -180,6 +180,8 @@ pub struct Resources {
 
 /// Neither root nor the first user of a usual machine.
 const DEFAULT_USER: u32 = 10_001;
+/// What the seven octal digits of a tar header hold.
+const MAX_USER: u32 = 0o7_777_777;
 const STOP_SIGNALS: [&str; 6] = ["SIGTERM", "SIGINT", "SIGQUIT", "SIGHUP", "SIGUSR1", "SIGUSR2"];
 
 fn default_port_env() -> String {
@@ -256,6 +258,9 @@ impl ServiceConfig {
         };
         if self.image.user == 0 {
             report("image.user", "0 is root; services run as an ordinary user".to_owned());
+        }
+        if self.image.user > MAX_USER {
+            report("image.user", format!("{} is more than a layer can record ({MAX_USER})", self.image.user));
         }
         for asset in &self.image.assets {
             if !folder.join(&asset.from).exists() {

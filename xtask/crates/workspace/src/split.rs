@@ -87,7 +87,10 @@ impl<'a> Walk<'a> {
         let dep_package = &self.metadata[&dep.pkg];
         let package = &self.metadata[package];
         let requests = package.dependencies.iter().filter(|request| {
-            request.kind == kind
+            let is_for_target =
+                dep.dep_kinds.iter().any(|info| info.kind == kind && info.target == request.target);
+            is_for_target
+                && request.kind == kind
                 && request.name == dep_package.name.as_str()
                 && request.req.matches(&dep_package.version)
         });

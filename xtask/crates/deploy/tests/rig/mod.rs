@@ -4,11 +4,11 @@
 #![allow(clippy::unwrap_used, reason = "a failure here is a failed test")]
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -43,6 +43,14 @@ pub(crate) struct Tweak {
     pub(crate) start_timeout_ms: u64,
     /// Processes of `web`; 0 for one.
     pub(crate) replicas: u32,
+    /// Whether there is a second service with a port, `twin`, which is the same in every version.
+    pub(crate) with_twin: bool,
+}
+
+/// A shell in a mount namespace of its own, where the state folder is a small file system.
+pub(crate) struct SmallDisk {
+    shell: std::process::Child,
+    said: std::io::Lines<std::io::BufReader<std::process::ChildStdout>>,
 }
 
 impl Rig {
@@ -117,20 +125,24 @@ impl Rig {
 
     /// A release of `web`, which answers all requests, and `queue`, which has no port.
     pub(crate) fn release(&self, version: &str, tweak: &Tweak) -> Release {
-        let mut services = BTreeMap::from([("web".to_owned(), self.web(version, tweak))]);
+        let mut services = BTreeMap::from([("web".to_owned(), self.routed("web", version, tweak))]);
         if !tweak.without_queue {
             services.insert("queue".to_owned(), self.service("queue", version, ""));
+        }
+        if tweak.with_twin {
+            services.insert("twin".to_owned(), self.routed("twin", "twin", &Tweak::default()));
         }
         Release { schema: release::SCHEMA.to_owned(), git: None, services }
     }
 
-    fn web(&self, version: &str, tweak: &Tweak) -> Service {
+    fn routed(&self, name: &str, version: &str, tweak: &Tweak) -> Service {
         let mode = tweak.mode;
-        let mut service = self.service("web", version, mode);
+        let mut service = self.service(name, version, mode);
+        let host = (name != "web").then(|| format!("{name}.test"));
         service.http = Some(Http {
             port: 8000,
             port_env: "PORT".to_owned(),
-            routes: vec![Route { host: None, path_prefix: "/".to_owned(), strip_prefix: false }],
+            routes: vec![Route { host, path_prefix: "/".to_owned(), strip_prefix: false }],
         });
         service.health = Some(HealthCheck {
             path: "/health".to_owned(),
@@ -138,13 +150,13 @@ impl Rig {
             timeout_ms: 2000,
             healthy_threshold: 2,
             start_timeout_ms: match tweak.start_timeout_ms {
-                0 if matches!(mode, "" | "ignore-term") => 20_000,
+                0 if matches!(mode, "" | "ignore-term" | "family") => 20_000,
                 0 => 700,
                 given => given,
             },
         });
         service.volumes = vec![Volume {
-            name: "web-data".to_owned(),
+            name: format!("{name}-data"),
             path: "/data".to_owned(),
             path_env: Some("DATA".to_owned()),
         }];
@@ -216,6 +228,13 @@ impl Rig {
         command
     }
 
+    /// The program with `args` and the state folder.
+    pub(crate) fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(example("tiny-xtask"));
+        command.args(args).arg(self.state());
+        command
+    }
+
     pub(crate) fn status(&self) -> Status {
         deploy::status(&self.state()).unwrap()
     }
@@ -251,8 +270,12 @@ impl Rig {
 
     /// SIGKILL to one process of this environment.
     pub(crate) fn kill(&self, pid: u32) {
+        self.signal(pid, rustix::process::Signal::KILL);
+    }
+
+    pub(crate) fn signal(&self, pid: u32, signal: rustix::process::Signal) {
         let pid = rustix::process::Pid::from_raw(pid as i32).unwrap();
-        rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+        rustix::process::kill_process(pid, signal).unwrap();
     }
 
     pub(crate) fn kill_supervisor_of(&self, pid: u32) {
@@ -271,31 +294,102 @@ impl Rig {
     /// A deployment that cannot write files longer than `blocks` of 512 bytes: what a full disk looks like, for any
     /// user.
     pub(crate) fn deploy_with_file_limit(&self, version: &str, blocks: u32) -> Output {
-        let deploy = self.deploy_command(version, &Tweak::default(), None);
-        let mut shell = Command::new("sh");
-        shell.arg("-c").arg(format!("trap '' XFSZ; ulimit -f {blocks}; exec \"$@\"")).arg("sh");
-        shell.arg(deploy.get_program()).args(deploy.get_args());
-        shell.output().unwrap()
+        with_file_limit(&self.deploy_command(version, &Tweak::default(), None), blocks)
     }
 
-    /// A deployment whose state folder is a file system of `mebibytes`; `None` where that cannot be had.
-    pub(crate) fn deploy_on_small_disk(&self, version: &str, mebibytes: u32) -> Option<Output> {
-        let deploy = self.deploy_command(version, &Tweak::default(), None);
+    /// The processes whose program lies in the state folder.
+    pub(crate) fn programs(&self) -> usize {
+        let exe = |entry: &std::fs::DirEntry| std::fs::read_link(entry.path().join("exe"));
+        let entries = std::fs::read_dir("/proc").unwrap().flatten();
+        entries.filter(|entry| exe(entry).is_ok_and(|exe| exe.starts_with(self.state()))).count()
+    }
+
+    /// Changes one bit of the layer that all images share.
+    pub(crate) fn damage_layer(&self) {
+        let digest = self.layer.diff_id.to_string();
+        let blob = self.layout().join("blobs/sha256").join(digest.trim_start_matches("sha256:"));
+        let mut bytes = std::fs::read(&blob).unwrap();
+        bytes[1000] ^= 1;
+        std::fs::write(&blob, bytes).unwrap();
+    }
+
+    /// A shell that has the state folder on a file system of `mebibytes`; `None` where that cannot be had, unless
+    /// SLIPWAY_TEST_REQUIRE names `mount`.
+    pub(crate) fn small_disk(&self, mebibytes: u32) -> Option<SmallDisk> {
         std::fs::create_dir_all(self.state()).unwrap();
-        let mount = |then: &str| {
-            let mut unshare = Command::new("unshare");
-            unshare.args(["--map-root-user", "--mount", "sh", "-ec"]);
-            unshare.arg(format!("mount -t tmpfs -o size={mebibytes}m none \"$0\"; {then}")).arg(self.state());
-            unshare
-        };
-        if !mount("true").output().is_ok_and(|output| output.status.success()) {
-            return None;
+        let mount = format!("mount -t tmpfs -o size={mebibytes}m none \"$0\" && echo mounted && exec sh");
+        let mut unshare = Command::new("unshare");
+        unshare.args(["--map-root-user", "--mount", "sh", "-c", &mount]).arg(self.state());
+        unshare.stdin(Stdio::piped()).stdout(Stdio::piped()).env_remove(deploy::fail_point::VARIABLE);
+        let mounted = unshare.spawn().ok().and_then(|mut shell| {
+            let mut said = BufReader::new(shell.stdout.take().unwrap()).lines();
+            let is_mounted = said.next().is_some_and(|line| line.unwrap() == "mounted");
+            is_mounted.then_some(SmallDisk { shell, said })
+        });
+        if mounted.is_none() {
+            let required = std::env::var("SLIPWAY_TEST_REQUIRE").unwrap_or_default();
+            assert!(!required.contains("mount"), "this user may not mount a file system of its own");
+            eprintln!("SKIPPED: this user may not mount a file system of its own");
         }
-        Some(mount("exec \"$@\"").arg(deploy.get_program()).args(deploy.get_args()).output().unwrap())
+        mounted
+    }
+
+    /// What the edge keeps on disk of its tables.
+    pub(crate) fn edge_tables(&self) -> Vec<(PathBuf, Vec<u8>)> {
+        let folder = self.state().join("edge");
+        let paths = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+        let tables = paths.filter(|path| path.file_name().unwrap().to_string_lossy().starts_with("table"));
+        tables.map(|path| (path.clone(), std::fs::read(path).unwrap())).collect()
+    }
+
+    /// Ends the edge and leaves it `tables` to find when it is started again.
+    pub(crate) fn lose_edge(&self, tables: &[(PathBuf, Vec<u8>)]) {
+        let edge = self.status().edge.unwrap().pid;
+        self.kill_supervisor_of(edge);
+        self.kill(edge);
+        wait_until("the edge is gone", || self.status().edge.is_none());
+        std::fs::remove_dir_all(self.state().join("edge")).unwrap();
+        for (path, bytes) in tables {
+            stdx::fs::write_atomic(path, bytes, 0o600).unwrap();
+        }
     }
 
     pub(crate) fn get(&self, path: &str) -> (u16, String) {
         get(self.listen, path).unwrap()
+    }
+}
+
+impl SmallDisk {
+    /// Runs `command`, and gives its exit code and what it said.
+    pub(crate) fn run(&mut self, command: &Command) -> (i32, String) {
+        let quoted = |word: &std::ffi::OsStr| format!("'{}'", word.to_str().unwrap());
+        let words: Vec<_> =
+            std::iter::once(command.get_program()).chain(command.get_args()).map(quoted).collect();
+        self.sh(&words.join(" "))
+    }
+
+    /// Runs a line of shell.
+    pub(crate) fn sh(&mut self, line: &str) -> (i32, String) {
+        writeln!(
+            self.shell.stdin.as_mut().unwrap(),
+            "{line} 2>&1 </dev/null; code=$?; echo; echo \"=$code\""
+        )
+        .unwrap();
+        let mut text = String::new();
+        for line in self.said.by_ref().map(Result::unwrap) {
+            match line.strip_prefix('=') {
+                Some(code) => return (code.parse().unwrap(), text),
+                None => text = text + &line + "\n",
+            }
+        }
+        panic!("the shell ended: {text}")
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = self.shell.kill();
+        let _ = self.shell.wait();
     }
 }
 
@@ -403,6 +497,28 @@ pub(crate) fn files_open_to_others(folder: &Path) -> Vec<PathBuf> {
         open.push(folder.to_owned());
     }
     open
+}
+
+/// Runs `command`, which cannot write files longer than `blocks` of 512 bytes.
+pub(crate) fn with_file_limit(command: &Command, blocks: u32) -> Output {
+    let mut shell = Command::new("sh");
+    shell.arg("-c").arg(format!("trap '' XFSZ; ulimit -f {blocks}; exec \"$@\"")).arg("sh");
+    shell.arg(command.get_program()).args(command.get_args());
+    shell.output().unwrap()
+}
+
+/// Everything in `folder` with what a change would leave traces in: mode, size, and the time of the last change.
+pub(crate) fn listing(folder: &Path) -> Vec<String> {
+    let meta = std::fs::symlink_metadata(folder).unwrap();
+    let (mode, changed) = (meta.mode(), (meta.ctime(), meta.ctime_nsec()));
+    let mut lines = vec![format!("{} {mode:o} {} {changed:?}", folder.display(), meta.len())];
+    if meta.is_dir() {
+        let mut paths: Vec<_> =
+            std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+        paths.sort();
+        lines.extend(paths.iter().flat_map(|path| listing(path)));
+    }
+    lines
 }
 
 fn files(folder: &Path) -> Vec<PathBuf> {

@@ -1,0 +1,101 @@
+//! From compiled binaries to images: each is checked, packed and described; only when all are good does the layout name them.
+
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::time::Instant;
+
+use anyhow::{Context, Result};
+use oci::{Image, Layout};
+use stdx::Digest;
+
+use crate::compile::Compiled;
+use crate::event::{Event, Reporter};
+use crate::plan::ServicePlan;
+use crate::report::{BuildError, BuiltService};
+use crate::session::{Loaded, elapsed_ms};
+use crate::store::{Paths, State};
+use crate::{elf, leak, pack, sbom};
+
+struct Assembled {
+    image: Image,
+    built: BuiltService,
+    sbom: Vec<u8>,
+}
+
+/// Makes the images of all planned services, each on a thread of its own.
+pub(crate) fn assemble(
+    loaded: &Loaded,
+    compiled: &Compiled,
+    paths: &Paths,
+    state: &Mutex<State>,
+    reporter: &dyn Reporter,
+) -> Result<Vec<BuiltService>> {
+    let layout = Layout::create(&paths.layout())?;
+    let origin = sbom::Origin {
+        metadata: &loaded.workspace.metadata,
+        units: &compiled.units,
+        toolchain: &loaded.toolchain,
+        checksums: sbom::checksums(&loaded.lock)?,
+        glibc: loaded.runtime.iter().find_map(|path| sbom::glibc_version(path)),
+    };
+    let one = |service: &ServicePlan| {
+        let started = Instant::now();
+        let (image, mut built) = checked(loaded, compiled, service, &layout, state)?;
+        let sbom = supply::cyclonedx(&sbom::sbom(&origin, &service.package))?;
+        built.sbom = Digest::of(&sbom);
+        built.sbom_path = paths.sbom(&service.name);
+        built.elapsed_ms = elapsed_ms(started);
+        reporter.event(Event::Packed { service: service.name.clone() });
+        Ok(Assembled { image, built, sbom })
+    };
+    let assembled: Vec<Result<Assembled>> = std::thread::scope(|scope| {
+        let threads: Vec<_> =
+            loaded.plan.services.iter().map(|service| scope.spawn(|| one(service))).collect();
+        let join = |thread: std::thread::ScopedJoinHandle<'_, _>| {
+            thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        };
+        threads.into_iter().map(join).collect()
+    });
+    let assembled = assembled.into_iter().collect::<Result<Vec<_>>>()?;
+    let publish = |Assembled { image, built, sbom }| {
+        stdx::fs::write_atomic(&built.sbom_path, &sbom, 0o644)?;
+        image.write(&built.name, &layout)?;
+        Ok(built)
+    };
+    assembled.into_iter().map(publish).collect()
+}
+
+/// Packs a service's binary, provided that it starts in its image and gives nothing of this machine away.
+fn checked(
+    loaded: &Loaded,
+    compiled: &Compiled,
+    service: &ServicePlan,
+    layout: &Layout,
+    state: &Mutex<State>,
+) -> Result<(Image, BuiltService)> {
+    let key = (service.package.clone(), service.binary.clone());
+    let binary = compiled.binaries.get(&key).with_context(|| {
+        format!("cargo did not build the binary `{}` of {}", service.binary, service.name)
+    })?;
+    elf::require_static(binary, &service.image.architecture)?;
+    let home = std::env::home_dir();
+    let leaks = leak::leaks(binary, &loaded.plan.remaps, home.as_deref(), &loaded.members())?;
+    if !leaks.is_empty() {
+        let leaks = leaks.into_iter().collect();
+        return Err(BuildError::Leaks { service: service.name.clone(), leaks }.into());
+    }
+    pack::pack(service, binary, layout, state)
+        .with_context(|| format!("cannot pack the image of {}", service.name))
+}
+
+/// The files that must stay as they are for a report to hold.
+pub(crate) fn outputs(services: &[BuiltService], layout: &Path) -> Result<Vec<PathBuf>> {
+    let layout = Layout::open(layout)?;
+    let mut files = Vec::new();
+    for service in services {
+        files.extend([service.sbom_path.clone(), layout.blob_path(&service.image)]);
+        files.push(layout.blob_path(&layout.config(&service.image)?));
+        files.extend(service.layers.iter().map(|layer| layout.blob_path(&layer.digest)));
+    }
+    Ok(files)
+}

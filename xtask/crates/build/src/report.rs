@@ -1,0 +1,100 @@
+//! What a build gives back.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+use stdx::Digest;
+use workspace::ServiceConfig;
+
+use crate::git::GitState;
+use crate::leak::Leak;
+
+/// What a caller may want to tell apart.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    /// The configuration or this machine does not allow the build; nothing was run.
+    #[error(transparent)]
+    Refused(anyhow::Error),
+    /// Cargo, the compiler or packing failed.
+    #[error("the build failed")]
+    Failed(#[source] anyhow::Error),
+    /// A binary carries paths of this machine.
+    #[error(
+        "the binary of {service} carries paths of this machine, so nobody can build the same bits elsewhere"
+    )]
+    Leaks {
+        /// Name of the service.
+        service: String,
+        /// The paths, some of them where there are many.
+        leaks: Vec<Leak>,
+    },
+    /// The user asked to stop.
+    #[error("interrupted")]
+    Interrupted,
+}
+
+/// What a build gave.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Report {
+    /// Target triple.
+    pub target: String,
+    /// Where the source stood.
+    pub git: Option<GitState>,
+    /// The OCI image layout that holds the images.
+    pub layout: PathBuf,
+    /// By name of the service.
+    pub services: Vec<BuiltService>,
+    /// How many compilations there were.
+    pub units: usize,
+    /// How many of them had to be run.
+    pub compiled: usize,
+    /// Why there was something to do; `None` where nothing had changed.
+    pub reason: Option<String>,
+    /// Wall time of the whole build.
+    pub elapsed_ms: u64,
+}
+
+/// An image that is in the layout.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BuiltService {
+    /// Name of the service, and of the image in the layout.
+    pub name: String,
+    /// Version of its package.
+    pub version: String,
+    /// How it wants to be run, as its image was made for it.
+    pub config: ServiceConfig,
+    /// Digest of the manifest.
+    pub image: Digest,
+    /// Digest of what runs, whatever commit it was built from.
+    pub content: Digest,
+    /// Digest of the SBOM.
+    pub sbom: Digest,
+    /// Where the SBOM lies.
+    pub sbom_path: PathBuf,
+    /// Bytes of the binary.
+    pub binary_size: u64,
+    /// Bytes of all layers, unpacked.
+    pub unpacked_size: u64,
+    /// Bytes of all layers as they are kept and sent.
+    pub size: u64,
+    /// From the lowest to the highest.
+    pub layers: Vec<BuiltLayer>,
+    /// Wall time of checking and packing it.
+    pub elapsed_ms: u64,
+}
+
+/// A layer of an image.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BuiltLayer {
+    /// What is in it.
+    pub comment: String,
+    /// Digest of the blob.
+    pub digest: Digest,
+    /// Bytes of the blob.
+    pub size: u64,
+    /// Whether it was packed before.
+    pub reused: bool,
+}

@@ -1,0 +1,323 @@
+//! A build from beginning to end: see whether anything changed, plan, compile, assemble, remember.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Instant, SystemTime};
+
+use anyhow::Result;
+use cargo_metadata::PackageId;
+use oci::Layout;
+use workspace::{CargoConfig, Service, ServiceConfig, Settings, Workspace};
+
+use crate::assemble::{assemble, outputs};
+use crate::compile::{Compiled, compile};
+use crate::event::{Event, Reporter};
+use crate::fresh::{Inputs, Sources};
+use crate::git::GitState;
+use crate::plan::{self, Facts, Plan};
+use crate::report::{BuildError, BuiltService, Report};
+use crate::store::{Paths, Remembered, State};
+use crate::toolchain::Toolchain;
+use crate::{inputs, stale};
+
+/// A workspace whose images can be built.
+#[derive(Debug)]
+pub struct Session {
+    root: PathBuf,
+    settings: Settings,
+    paths: Paths,
+    git: Option<GitState>,
+    started: Instant,
+}
+
+/// Everything that planning read; running needs it again.
+#[derive(Debug)]
+pub struct Loaded {
+    /// What will be done.
+    pub plan: Plan,
+    /// What the user should know before it is done.
+    pub warnings: Vec<String>,
+    pub(crate) workspace: Workspace,
+    pub(crate) toolchain: Toolchain,
+    pub(crate) lock: Vec<u8>,
+    /// Files of the C toolchain that are linked in.
+    pub(crate) runtime: BTreeSet<PathBuf>,
+    cargo: CargoConfig,
+    names: Vec<String>,
+}
+
+impl Session {
+    /// Opens the workspace at `root`: reads `slipway.yaml` and where the source stands, no more.
+    pub fn open(root: &Path) -> Result<Session> {
+        let settings = Settings::load(root)?;
+        let paths = Paths::new(root, &workspace::target_dir(root)?);
+        let git = GitState::load(root)?;
+        Ok(Session { root: root.to_owned(), settings, paths, git, started: Instant::now() })
+    }
+
+    /// Where the images are, or will be.
+    pub fn layout(&self) -> PathBuf {
+        self.paths.layout()
+    }
+
+    /// The name under which an engine or registry has the image.
+    pub fn reference(&self, service: &BuiltService) -> String {
+        // A `+` of a version's build part is not allowed in a tag.
+        format!("{}{}:{}", self.settings.image.prefix, service.name, service.version.replace('+', "_"))
+    }
+
+    /// Plans the images of `names` (all services where empty). Nothing is compiled or written.
+    pub fn plan(&self, names: &[String]) -> Result<Loaded> {
+        let cargo = CargoConfig::load(&self.root, self.settings.build.target.as_deref())?;
+        let workspace = Workspace::load(&self.root, self.settings.clone(), &cargo.target)?;
+        let toolchain = Toolchain::load(&self.root)?;
+        let lock = stdx::fs::read(&self.root.join("Cargo.lock"))?;
+        let facts = Facts {
+            workspace: &workspace,
+            cargo: &cargo,
+            toolchain: &toolchain,
+            git: self.git.as_ref(),
+            commit_time: self.git.as_ref().map(|git| git.commit_time(&self.root)).transpose()?,
+            lock: &lock,
+            build_dir: &self.paths.build_dir(),
+            env: &|name| std::env::var(name).ok().or_else(|| cargo.env.get(name).cloned()),
+        };
+        let plan = plan::plan(&facts, &workspace.select(names)?)?;
+        let warnings = warnings(&workspace);
+        let runtime = inputs::runtime_objects(&cargo.target);
+        Ok(Loaded { plan, warnings, workspace, toolchain, lock, runtime, cargo, names: names.to_vec() })
+    }
+
+    /// Builds the images of `names` (all services where empty). If nothing that the last build of them was made from changed,
+    /// and all that it gave is still there, its report is given again: neither Cargo nor a compiler is asked then.
+    ///
+    /// # Errors
+    /// A [`BuildError`].
+    pub fn build(
+        mut self,
+        names: &[String],
+        reporter: &dyn Reporter,
+        interrupted: &AtomicBool,
+    ) -> Result<Report> {
+        if let Some(report) = self.unchanged(&State::load(&self.paths), names) {
+            return Ok(report);
+        }
+        let _lock = self.paths.lock(reporter, interrupted).map_err(refused)?;
+        // Whoever held the lock may have built the very same, and the world may have changed meanwhile.
+        let begun = SystemTime::now();
+        self = Session { started: self.started, ..Session::open(&self.root).map_err(refused)? };
+        let state = State::load(&self.paths);
+        if let Some(report) = self.unchanged(&state, names) {
+            return Ok(report);
+        }
+        let loaded = self.plan(names).map_err(refused)?;
+        for warning in &loaded.warnings {
+            reporter.event(Event::Diagnostic(format!("warning: {warning}")));
+        }
+        self.run(&loaded, state, begun, reporter, interrupted).map_err(failed)
+    }
+
+    fn run(
+        &self,
+        loaded: &Loaded,
+        mut state: State,
+        begun: SystemTime,
+        reporter: &dyn Reporter,
+        interrupted: &AtomicBool,
+    ) -> Result<Report> {
+        let reason = self.reason(&state, &loaded.names);
+        let inputs = Inputs::take(self.sources(loaded)?)?;
+        stale::forget(&loaded.plan, &mut state, &inputs, &loaded.members(), &loaded.runtime)?;
+        state.write(&self.paths)?;
+        reporter.event(Event::CompileStarted { units: state.units });
+        let compiled = compile(&loaded.plan, reporter, interrupted);
+        if interrupted.load(Ordering::SeqCst) {
+            return Err(BuildError::Interrupted.into());
+        }
+        let compiled = compiled?;
+        reporter.event(Event::CompileFinished { units: compiled.units.len(), compiled: compiled.compiled });
+        let state = Mutex::new(state);
+        let services = assemble(loaded, &compiled, &self.paths, &state, reporter)?;
+        let report = Report {
+            target: loaded.plan.target.clone(),
+            git: self.git.clone(),
+            layout: self.paths.layout(),
+            services,
+            units: compiled.units.len(),
+            compiled: compiled.compiled,
+            reason: Some(reason),
+            elapsed_ms: elapsed_ms(self.started),
+        };
+        let state = state.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if let Err(error) = self.remember(loaded, &compiled, state, inputs, begun, &report) {
+            // The images are there all the same; the next build only has more to do.
+            reporter.event(Event::Diagnostic(format!("warning: cannot remember this build: {error:#}")));
+        }
+        Ok(report)
+    }
+
+    /// Remembers what was built from what, unless a source changed while it was built.
+    fn remember(
+        &self,
+        loaded: &Loaded,
+        compiled: &Compiled,
+        mut state: State,
+        mut inputs: Inputs,
+        begun: SystemTime,
+        report: &Report,
+    ) -> Result<()> {
+        state.units = compiled.units.len();
+        let selection = selection(&loaded.names);
+        state.results.remove(&selection);
+        if let Some(observed) = inputs::observed(&loaded.plan, &loaded.cargo, &loaded.members())? {
+            inputs.extend(observed.files, &observed.env)?;
+            stale::note(&mut state, &inputs);
+            let files = outputs(&report.services, &report.layout)?.into_iter().collect();
+            let outputs = Inputs::take(Sources { files, ..Sources::default() })?;
+            if inputs.is_untouched_since(begun) {
+                state.results.insert(selection, Remembered { inputs, outputs, report: report.clone() });
+            }
+        }
+        state.write(&self.paths)
+    }
+
+    fn unchanged(&self, state: &State, names: &[String]) -> Option<Report> {
+        let remembered = state.results.get(&selection(names))?;
+        let no_difference = self.difference(remembered).ok()?.is_none();
+        let mut report = remembered.report.clone();
+        report.reason = None;
+        report.compiled = 0;
+        report.elapsed_ms = elapsed_ms(self.started);
+        for service in &mut report.services {
+            service.elapsed_ms = 0;
+            service.layers.iter_mut().for_each(|layer| layer.reused = true);
+        }
+        no_difference.then_some(report)
+    }
+
+    fn difference(&self, remembered: &Remembered) -> Result<Option<String>> {
+        let inputs = remembered.inputs.difference(&self.request(), &inputs::relevant_variables())?;
+        if inputs.is_some() {
+            return Ok(inputs);
+        }
+        let outputs = remembered.outputs.difference("", &BTreeSet::new())?;
+        if outputs.is_some() {
+            return Ok(outputs);
+        }
+        let tags = Layout::open(&self.paths.layout())?.tags()?;
+        let is_tagged = |service: &&BuiltService| {
+            tags.iter().any(|tag| tag.name == service.name && tag.digest == service.image)
+        };
+        let missing = remembered.report.services.iter().find(|service| !is_tagged(service));
+        Ok(missing.map(|service| format!("the layout has another image of {}", service.name)))
+    }
+
+    /// In words, why the last build of this selection does not hold any more.
+    fn reason(&self, state: &State, names: &[String]) -> String {
+        let Some(remembered) = state.results.get(&selection(names)) else {
+            return "no earlier build to compare with".to_owned();
+        };
+        match self.difference(remembered) {
+            Ok(Some(text)) => text.replace(&format!("{}/", self.root.display()), ""),
+            Ok(None) => "asked for again".to_owned(),
+            Err(error) => format!("{error:#}"),
+        }
+    }
+
+    /// What is asked for beyond files and variables. This program counts by what the file system says of it: it is large.
+    fn request(&self) -> String {
+        let program = std::env::current_exe().and_then(std::fs::metadata);
+        let program = program.map(|meta| (meta.len(), meta.ino(), meta.mtime(), meta.mtime_nsec())).ok();
+        let git = self.git.as_ref().map(GitState::label).unwrap_or_default();
+        format!("slipway {} {program:?} format {} at {git}", env!("CARGO_PKG_VERSION"), oci::FORMAT)
+    }
+
+    /// Everything that is known to matter before Cargo runs.
+    fn sources(&self, loaded: &Loaded) -> Result<Sources> {
+        let mut sources = inputs::known(&self.root, &loaded.cargo, &loaded.toolchain);
+        sources.request = self.request();
+        sources.files.extend(loaded.runtime.iter().cloned());
+        for package in loaded.workspace.metadata.workspace_packages() {
+            let manifest = package.manifest_path.as_std_path();
+            sources.files.insert(manifest.to_owned());
+            sources.files.extend(manifest.parent().map(|folder| folder.join(ServiceConfig::FILE)));
+        }
+        for service in &loaded.plan.services {
+            sources.assets.extend(service.assets.iter().map(|(from, _)| from.clone()));
+        }
+        let selected: Vec<&Service> = loaded.workspace.select(&loaded.names)?;
+        for id in local_closure(&loaded.workspace, &selected) {
+            let manifest = loaded.workspace.metadata[&id].manifest_path.as_std_path();
+            sources.folders.extend(manifest.parent().map(Path::to_owned));
+        }
+        Ok(sources)
+    }
+}
+
+impl Loaded {
+    /// Folders of local packages, and the packages' names.
+    pub(crate) fn members(&self) -> Vec<(PathBuf, String)> {
+        let local = self.workspace.metadata.packages.iter().filter(|package| package.source.is_none());
+        let folder = |package: &cargo_metadata::Package| {
+            let folder = package.manifest_path.as_std_path().parent()?;
+            Some((folder.to_owned(), package.name.to_string()))
+        };
+        local.filter_map(folder).collect()
+    }
+}
+
+/// What does not stop a build and makes it less than it seems.
+fn warnings(workspace: &Workspace) -> Vec<String> {
+    let local = workspace.metadata.packages.iter().filter(|package| package.source.is_none());
+    let outside = local.filter(|package| !package.manifest_path.as_std_path().starts_with(&workspace.root));
+    let warn = |package: &cargo_metadata::Package| {
+        format!(
+            "the package {} lies outside the workspace ({}): Cargo mixes that path into its symbols, so another machine \
+             builds other bits; move it inside, or depend on it by git",
+            package.name, package.manifest_path
+        )
+    };
+    outside.map(warn).collect()
+}
+
+fn refused(error: anyhow::Error) -> anyhow::Error {
+    if error.is::<BuildError>() { error } else { BuildError::Refused(error).into() }
+}
+
+fn failed(error: anyhow::Error) -> anyhow::Error {
+    if error.is::<BuildError>() { error } else { BuildError::Failed(error).into() }
+}
+
+/// Packages without a registry or repository that the services can reach.
+fn local_closure(workspace: &Workspace, selected: &[&Service]) -> BTreeSet<PackageId> {
+    let nodes: BTreeMap<_, _> = workspace
+        .metadata
+        .resolve
+        .iter()
+        .flat_map(|resolve| &resolve.nodes)
+        .map(|node| (&node.id, node))
+        .collect();
+    let mut todo: Vec<&PackageId> = selected.iter().map(|service| &service.package).collect();
+    let mut seen = BTreeSet::new();
+    while let Some(id) = todo.pop() {
+        if workspace.metadata[id].source.is_none() && seen.insert(id.clone()) {
+            todo.extend(nodes.get(id).iter().flat_map(|node| &node.dependencies));
+        }
+    }
+    seen
+}
+
+fn selection(names: &[String]) -> String {
+    let mut names: Vec<&str> = names.iter().map(String::as_str).collect();
+    names.sort_unstable();
+    names.dedup();
+    names.join(",")
+}
+
+/// Whole milliseconds since `since`.
+pub(crate) fn elapsed_ms(since: Instant) -> u64 {
+    u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX)
+}
