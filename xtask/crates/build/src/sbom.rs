@@ -145,7 +145,7 @@ mod tests {
     #[test]
     fn checksums_come_from_the_lock_file() {
         let lock = format!(
-            "version = 4\n\n[[package]]\nname = \"a\"\nversion = \"1.0.0\"\nsource = \"registry+https://github.com/rust-lang/crates.io-index\"\n\
+            "version = 4\n\n[[package]]\nname = \"a\"\nversion = \"1.0.0\"\nsource = \"registry+https://registry.example/index\"\n\
              checksum = \"{}\"\n\n[[package]]\nname = \"ours\"\nversion = \"0.1.0\"\n",
             "ab".repeat(32)
         );
