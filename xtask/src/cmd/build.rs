@@ -12,21 +12,21 @@ use crate::render::{self, Progress};
 
 pub(crate) fn run(flags: &flags::Build) -> Result<()> {
     let root = super::workspace_root().or_exit(Code::Configuration)?;
-    let session = Session::open(&root).or_exit(Code::Configuration)?;
+    let mut session = Session::open(&root).or_exit(Code::Configuration)?;
     if flags.dry_run {
         let loaded = session.plan(&flags.services).or_exit(Code::Configuration)?;
         return render::plan(&loaded, flags.json);
     }
-    let report = images(session, &flags.services, &*super::interruption()?)?;
+    let report = images(&mut session, &flags.services, &*super::interruption()?)?;
     render::report(&report, flags.json)?;
     if flags.load {
-        load(&Session::open(&root)?, &report)?;
+        load(&session, &report)?;
     }
     Ok(())
 }
 
 /// The images of `services`, shown while they are made.
-pub(crate) fn images(session: Session, services: &[String], interrupted: &AtomicBool) -> Result<Report> {
+pub(crate) fn images(session: &mut Session, services: &[String], interrupted: &AtomicBool) -> Result<Report> {
     let progress = Progress::new();
     let report = session.build(services, &progress, interrupted);
     progress.finish();

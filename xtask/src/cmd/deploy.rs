@@ -18,8 +18,8 @@ pub(crate) fn run(flags: &flags::Deploy) -> Result<()> {
     // The build may put another program in the place of this one.
     let launcher = launcher()?;
     let interrupted = super::interruption()?;
-    let session = Session::open(&root).or_exit(Code::Configuration)?;
-    let report = super::build::images(session, &[], &interrupted)?;
+    let mut session = Session::open(&root).or_exit(Code::Configuration)?;
+    let report = super::build::images(&mut session, &[], &interrupted)?;
     let release = manifest::release(&report);
     let progress = DeployProgress::new();
     let show = |event: Progress<'_>| progress.show(event);

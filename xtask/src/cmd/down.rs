@@ -9,7 +9,7 @@ use crate::{flags, render};
 pub(crate) fn run(flags: &flags::Down) -> Result<()> {
     let root = super::workspace_root().or_exit(Code::Configuration)?;
     let state = super::deploy::state(&root, &flags.environment)?;
-    let layout = super::layout(&root)?;
+    let layout = ::build::layout(&root).or_exit(Code::Configuration)?;
     let interrupted = super::interruption()?;
     let show = |event: Progress<'_>| {
         if let Progress::Note { text } = event {

@@ -1,13 +1,14 @@
 //! `cargo xtask logs`: what services wrote.
 
-use std::io::{Write, stdout};
 use std::path::Path;
+use std::sync::atomic::Ordering;
 
 use anyhow::{Error, Result};
 use deploy::{LOCAL, LogLine, LogMode, LogQuery};
 
 use crate::exit::{Code, ResultExt};
 use crate::flags;
+use crate::render::print;
 
 pub(crate) fn run(flags: &flags::Logs) -> Result<()> {
     let root = super::workspace_root().or_exit(Code::Configuration)?;
@@ -17,13 +18,17 @@ pub(crate) fn run(flags: &flags::Logs) -> Result<()> {
     let mode = if flags.follow { LogMode::Follow } else { LogMode::Once };
     let query = LogQuery { service: flags.service.clone(), lines: flags.lines, mode };
     let interrupted = super::interruption()?;
-    // A reader that closed the pipe (`| head`) has seen enough.
+    let mut failure = None;
     let mut sink = |line: LogLine| {
-        if write(&line, flags.json).is_err() {
-            std::process::exit(0);
+        if failure.is_none()
+            && let Err(error) = write(&line, flags.json)
+        {
+            failure = Some(error);
+            interrupted.store(true, Ordering::SeqCst);
         }
     };
-    deploy::logs(&state, &query, &interrupted, &mut sink).map_err(|error| explain(error, &root, flags))
+    deploy::logs(&state, &query, &interrupted, &mut sink).map_err(|error| explain(error, &root, flags))?;
+    failure.map_or(Ok(()), Err)
 }
 
 /// The first word of `logs` is a service, and that of its neighbours an environment.
@@ -43,11 +48,6 @@ fn explain(error: deploy::Error, root: &Path, flags: &flags::Logs) -> Error {
 }
 
 fn write(line: &LogLine, as_json: bool) -> Result<()> {
-    let mut out = stdout().lock();
-    if as_json {
-        writeln!(out, "{}", serde_json::to_string(line)?)?;
-    } else {
-        writeln!(out, "{} | {}", line.slot, line.text)?;
-    }
-    Ok(())
+    let text = if as_json { serde_json::to_string(line)? } else { format!("{} | {}", line.slot, line.text) };
+    print(&format!("{text}\n"))
 }

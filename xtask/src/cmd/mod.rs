@@ -15,7 +15,7 @@ use anyhow::{Context, Result};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::flag;
 
-use crate::exit::{Code, ResultExt};
+use crate::exit::Code;
 
 /// A flag that the first Ctrl-C (or SIGTERM, or the end of the terminal) raises; the second one ends the program at once.
 fn interruption() -> Result<Arc<AtomicBool>> {
@@ -32,9 +32,4 @@ fn interruption() -> Result<Arc<AtomicBool>> {
 fn workspace_root() -> Result<std::path::PathBuf> {
     let here = std::env::current_dir().context("the current folder is gone")?;
     workspace::locate(&here)
-}
-
-/// The image layout that builds of this workspace fill.
-fn layout(root: &std::path::Path) -> Result<std::path::PathBuf> {
-    Ok(::build::Session::open(root).or_exit(Code::Configuration)?.layout())
 }

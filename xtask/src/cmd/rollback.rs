@@ -10,7 +10,7 @@ use crate::render::DeployProgress;
 pub(crate) fn run(flags: &flags::Rollback) -> Result<()> {
     let root = super::workspace_root().or_exit(Code::Configuration)?;
     let state = super::deploy::state(&root, &flags.environment)?;
-    let layout = super::layout(&root)?;
+    let layout = ::build::layout(&root).or_exit(Code::Configuration)?;
     let interrupted = super::interruption()?;
     let progress = DeployProgress::new();
     let show = |event: Progress<'_>| progress.show(event);

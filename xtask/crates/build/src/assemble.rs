@@ -40,13 +40,26 @@ pub(crate) fn assemble(
     };
     let one = |service: &ServicePlan| {
         let started = Instant::now();
-        let (image, mut built) = checked(loaded, compiled, service, &layout, state)?;
+        let binary = checked(loaded, compiled, service)?;
+        let packed = pack::pack(service, binary, &layout, state)
+            .with_context(|| format!("cannot pack the image of {}", service.name))?;
         let sbom = supply::cyclonedx(&sbom::sbom(&origin, &service.package))?;
-        built.sbom = Digest::of(&sbom);
-        built.sbom_path = paths.sbom(&service.name);
-        built.elapsed_ms = elapsed_ms(started);
+        let built = BuiltService {
+            name: service.name.clone(),
+            version: service.version.clone(),
+            config: service.config.clone(),
+            image: packed.image.digest(),
+            content: packed.image.content,
+            sbom: Digest::of(&sbom),
+            sbom_path: paths.sbom(&service.name),
+            binary_size: binary.metadata()?.len(),
+            unpacked_size: packed.unpacked_size,
+            size: packed.layers.iter().map(|layer| layer.size).sum(),
+            layers: packed.layers,
+            elapsed_ms: elapsed_ms(started),
+        };
         reporter.event(Event::Packed { service: service.name.clone() });
-        Ok(Assembled { image, built, sbom })
+        Ok(Assembled { image: packed.image, built, sbom })
     };
     let assembled: Vec<Result<Assembled>> = std::thread::scope(|scope| {
         let threads: Vec<_> =
@@ -65,27 +78,20 @@ pub(crate) fn assemble(
     assembled.into_iter().map(publish).collect()
 }
 
-/// Packs a service's binary, provided that it starts in its image and gives nothing of this machine away.
-fn checked(
-    loaded: &Loaded,
-    compiled: &Compiled,
-    service: &ServicePlan,
-    layout: &Layout,
-    state: &Mutex<State>,
-) -> Result<(Image, BuiltService)> {
+/// A service's binary, provided that it starts in its image and gives nothing of this machine away.
+fn checked<'a>(loaded: &Loaded, compiled: &'a Compiled, service: &ServicePlan) -> Result<&'a Path> {
     let key = (service.package.clone(), service.binary.clone());
     let binary = compiled.binaries.get(&key).with_context(|| {
         format!("cargo did not build the binary `{}` of {}", service.binary, service.name)
     })?;
     elf::require_static(binary, &service.image.architecture)?;
     let home = std::env::home_dir();
-    let leaks = leak::leaks(binary, &loaded.plan.remaps, home.as_deref(), &loaded.members())?;
+    let leaks = leak::leaks(binary, &loaded.plan.remaps, home.as_deref(), &loaded.members)?;
     if !leaks.is_empty() {
         let leaks = leaks.into_iter().collect();
         return Err(BuildError::Leaks { service: service.name.clone(), leaks }.into());
     }
-    pack::pack(service, binary, layout, state)
-        .with_context(|| format!("cannot pack the image of {}", service.name))
+    Ok(binary)
 }
 
 /// The files that must stay as they are for a report to hold.

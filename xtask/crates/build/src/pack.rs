@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Mutex;
 
 use anyhow::{Context, Result, bail};
@@ -11,60 +11,53 @@ use oci::{Compression, Entry, Image, Layer, Layout, Source, Tree};
 use stdx::{Digest, json};
 
 use crate::plan::{ServicePlan, program};
-use crate::report::{BuiltLayer, BuiltService};
+use crate::report::BuiltLayer;
 use crate::store::State;
 
-/// Packs one service's image: its layers are in `layout` then, its documents and its name are not. SBOM and time are not known here.
+/// An image whose layers are in the layout, and whose documents and name are not.
+pub(crate) struct Packed {
+    pub(crate) image: Image,
+    /// From the lowest to the highest.
+    pub(crate) layers: Vec<BuiltLayer>,
+    /// Bytes of all layers, unpacked.
+    pub(crate) unpacked_size: u64,
+}
+
+/// Packs one service's image.
 pub(crate) fn pack(
     plan: &ServicePlan,
     binary: &Path,
     layout: &Layout,
     state: &Mutex<State>,
-) -> Result<(Image, BuiltService)> {
+) -> Result<Packed> {
     let trees = [
         ("slipway: users, certificates, time zones", base::static_root(plan.user)?),
         ("slipway: assets and data folders", assets(plan)?),
         ("slipway: binary", binary_tree(plan, binary)?),
     ];
+    let mut spec = plan.image.clone();
     let mut layers = Vec::new();
-    let mut built = Vec::new();
     for (comment, tree) in trees.into_iter().filter(|(_, tree)| !tree.is_empty()) {
         let (layer, reused) = layer(comment, &tree, layout, state)?;
-        built.push(BuiltLayer {
+        layers.push(BuiltLayer {
             comment: comment.to_owned(),
             digest: layer.digest,
             size: layer.size,
             reused,
         });
-        layers.push(layer);
+        spec.layers.push(layer);
     }
-    let unpacked_size = layers.iter().map(|layer| layer.unpacked_size).sum();
-    let mut spec = plan.image.clone();
-    spec.layers = layers;
-    let image = spec.to_image()?;
-    let service = BuiltService {
-        name: plan.name.clone(),
-        version: plan.version.clone(),
-        config: plan.config.clone(),
-        image: image.digest(),
-        content: image.content,
-        sbom: Digest::of(b""),
-        sbom_path: PathBuf::new(),
-        binary_size: fs::metadata(binary)?.len(),
-        unpacked_size,
-        size: built.iter().map(|layer| layer.size).sum(),
-        layers: built,
-        elapsed_ms: 0,
-    };
-    Ok((image, service))
+    let unpacked_size = spec.layers.iter().map(|layer| layer.unpacked_size).sum();
+    Ok(Packed { image: spec.to_image()?, layers, unpacked_size })
 }
 
 fn layer(comment: &str, tree: &Tree, layout: &Layout, state: &Mutex<State>) -> Result<(Layer, bool)> {
     let compression = Compression::Gzip;
     let key = key(tree, compression)?;
     let lock = || state.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    let known = lock().layer(&key).filter(|layer| layout.holds(&layer.digest)).cloned();
-    if let Some(layer) = known {
+    // A statement of its own: the lock must not be held while a blob is read.
+    let known = lock().layer(&key).cloned();
+    if let Some(layer) = known.filter(|layer| layout.holds(&layer.digest)) {
         return Ok((layer, true));
     }
     let layer = Layer::pack(tree, compression, comment, layout)?;

@@ -45,8 +45,15 @@ pub struct Loaded {
     pub(crate) lock: Vec<u8>,
     /// Files of the C toolchain that are linked in.
     pub(crate) runtime: BTreeSet<PathBuf>,
+    /// Folders of local packages, and the packages' names.
+    pub(crate) members: Vec<(PathBuf, String)>,
     cargo: CargoConfig,
     names: Vec<String>,
+}
+
+/// Where the images of the workspace at `root` are, or will be.
+pub fn layout(root: &Path) -> Result<PathBuf> {
+    Ok(Paths::new(root, &workspace::target_dir(root)?).layout())
 }
 
 impl Session {
@@ -56,11 +63,6 @@ impl Session {
         let paths = Paths::new(root, &workspace::target_dir(root)?);
         let git = GitState::load(root)?;
         Ok(Session { root: root.to_owned(), settings, paths, git, started: Instant::now() })
-    }
-
-    /// Where the images are, or will be.
-    pub fn layout(&self) -> PathBuf {
-        self.paths.layout()
     }
 
     /// The name under which an engine or registry has the image.
@@ -88,7 +90,18 @@ impl Session {
         let plan = plan::plan(&facts, &workspace.select(names)?)?;
         let warnings = warnings(&workspace);
         let runtime = inputs::runtime_objects(&cargo.target);
-        Ok(Loaded { plan, warnings, workspace, toolchain, lock, runtime, cargo, names: names.to_vec() })
+        let members = members(&workspace);
+        Ok(Loaded {
+            plan,
+            warnings,
+            workspace,
+            toolchain,
+            lock,
+            runtime,
+            members,
+            cargo,
+            names: names.to_vec(),
+        })
     }
 
     /// Builds the images of `names` (all services where empty). If nothing that the last build of them was made from changed,
@@ -97,7 +110,7 @@ impl Session {
     /// # Errors
     /// A [`BuildError`].
     pub fn build(
-        mut self,
+        &mut self,
         names: &[String],
         reporter: &dyn Reporter,
         interrupted: &AtomicBool,
@@ -108,7 +121,7 @@ impl Session {
         let _lock = self.paths.lock(reporter, interrupted).map_err(refused)?;
         // Whoever held the lock may have built the very same, and the world may have changed meanwhile.
         let begun = SystemTime::now();
-        self = Session { started: self.started, ..Session::open(&self.root).map_err(refused)? };
+        *self = Session { started: self.started, ..Session::open(&self.root).map_err(refused)? };
         let state = State::load(&self.paths);
         if let Some(report) = self.unchanged(&state, names) {
             return Ok(report);
@@ -130,7 +143,7 @@ impl Session {
     ) -> Result<Report> {
         let reason = self.reason(&state, &loaded.names);
         let inputs = Inputs::take(self.sources(loaded)?)?;
-        stale::forget(&loaded.plan, &mut state, &inputs, &loaded.members(), &loaded.runtime)?;
+        stale::forget(&loaded.plan, &mut state, &inputs, &loaded.members, &loaded.runtime)?;
         state.write(&self.paths)?;
         reporter.event(Event::CompileStarted { units: state.units });
         let compiled = compile(&loaded.plan, reporter, interrupted);
@@ -172,7 +185,7 @@ impl Session {
         state.units = compiled.units.len();
         let selection = selection(&loaded.names);
         state.results.remove(&selection);
-        if let Some(observed) = inputs::observed(&loaded.plan, &loaded.cargo, &loaded.members())? {
+        if let Some(observed) = inputs::observed(&loaded.plan, &loaded.cargo, &loaded.members)? {
             inputs.extend(observed.files, &observed.env)?;
             stale::note(&mut state, &inputs);
             let files = outputs(&report.services, &report.layout)?.into_iter().collect();
@@ -257,16 +270,13 @@ impl Session {
     }
 }
 
-impl Loaded {
-    /// Folders of local packages, and the packages' names.
-    pub(crate) fn members(&self) -> Vec<(PathBuf, String)> {
-        let local = self.workspace.metadata.packages.iter().filter(|package| package.source.is_none());
-        let folder = |package: &cargo_metadata::Package| {
-            let folder = package.manifest_path.as_std_path().parent()?;
-            Some((folder.to_owned(), package.name.to_string()))
-        };
-        local.filter_map(folder).collect()
-    }
+fn members(workspace: &Workspace) -> Vec<(PathBuf, String)> {
+    let local = workspace.metadata.packages.iter().filter(|package| package.source.is_none());
+    let folder = |package: &cargo_metadata::Package| {
+        let folder = package.manifest_path.as_std_path().parent()?;
+        Some((folder.to_owned(), package.name.to_string()))
+    };
+    local.filter_map(folder).collect()
 }
 
 /// What does not stop a build and makes it less than it seems.
