@@ -46,6 +46,13 @@ impl Bench {
         Service::start(BINARY, &[&own, environment].concat())
     }
 
+    /// Starts a worker whose inference service takes requests and never answers.
+    fn start_stuck(&self, environment: &[(&str, &str)]) -> Service {
+        let url = format!("http://{}", start_silent_server());
+        let remote = [("LENS_INFERENCE__MODE", "remote"), ("LENS_INFERENCE__URL", url.as_str())];
+        self.start(&[&remote, environment].concat())
+    }
+
     /// Keeps the map of a lens as the interface does.
     fn add_map(&self) -> JobId {
         let geometry = lensing::LensGeometry::new(&lensing::Cosmology::default(), 0.5, 1.5);
@@ -104,16 +111,16 @@ fn assert_recovers_mass(document: Option<&Value>) {
 }
 
 /// An inference service that takes requests and never answers.
-fn start_silent_server() -> (SocketAddr, thread::JoinHandle<()>) {
+fn start_silent_server() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
-    let accepting = thread::spawn(move || {
+    thread::spawn(move || {
         let mut held: Vec<TcpStream> = Vec::new();
         for stream in listener.incoming().map_while(Result::ok) {
             held.push(stream);
         }
     });
-    (address, accepting)
+    address
 }
 
 /// An inference service that reads requests and has one answer to all of them.
@@ -165,9 +172,7 @@ fn a_worker_fits_what_is_queued() {
 fn a_job_of_a_killed_worker_is_finished_by_another() {
     let bench = Bench::new();
     let batch = bench.submit(bench.add_map(), 1, 3);
-    let (silent, _accepting) = start_silent_server();
-    let url = format!("http://{silent}");
-    let mut first = bench.start(&[("LENS_INFERENCE__MODE", "remote"), ("LENS_INFERENCE__URL", &url)]);
+    let mut first = bench.start_stuck(&[]);
     bench.wait_for(batch, JobState::Running);
     first.signal("KILL");
     first.wait();
@@ -184,14 +189,7 @@ fn a_job_of_a_killed_worker_is_finished_by_another() {
 fn heartbeats_keep_a_job_that_takes_longer_than_its_lease() {
     let bench = Bench::new();
     let batch = bench.submit(bench.add_map(), 1, 3);
-    let (silent, _accepting) = start_silent_server();
-    let url = format!("http://{silent}");
-    let remote = [
-        ("LENS_INFERENCE__MODE", "remote"),
-        ("LENS_INFERENCE__URL", url.as_str()),
-        ("LENS_INFERENCE__TIMEOUT_MS", "60000"),
-    ];
-    let _slow = bench.start(&remote);
+    let _slow = bench.start_stuck(&[("LENS_INFERENCE__TIMEOUT_MS", "60000")]);
     bench.wait_for(batch, JobState::Running);
     let _other = bench.start(&[]);
     // More than two leases.
@@ -204,15 +202,8 @@ fn heartbeats_keep_a_job_that_takes_longer_than_its_lease() {
 fn sigterm_returns_an_unfinished_job_within_the_grace_period() {
     let bench = Bench::new();
     let batch = bench.submit(bench.add_map(), 1, 1);
-    let (silent, _accepting) = start_silent_server();
-    let url = format!("http://{silent}");
-    let remote = [
-        ("LENS_INFERENCE__MODE", "remote"),
-        ("LENS_INFERENCE__URL", url.as_str()),
-        ("LENS_WORKER__SHUTDOWN_GRACE_MS", "200"),
-        ("LENS_WORKER__LEASE_MS", "600000"),
-    ];
-    let mut first = bench.start(&remote);
+    let mut first =
+        bench.start_stuck(&[("LENS_WORKER__SHUTDOWN_GRACE_MS", "200"), ("LENS_WORKER__LEASE_MS", "600000")]);
     bench.wait_for(batch, JobState::Running);
     first.signal("TERM");
     assert!(first.wait().success(), "{:?}", first.logs());
@@ -230,14 +221,7 @@ fn sigterm_returns_an_unfinished_job_within_the_grace_period() {
 fn a_running_job_that_is_called_off_ends_at_the_next_heartbeat() {
     let bench = Bench::new();
     let batch = bench.submit(bench.add_map(), 1, 3);
-    let (silent, _accepting) = start_silent_server();
-    let url = format!("http://{silent}");
-    let remote = [
-        ("LENS_INFERENCE__MODE", "remote"),
-        ("LENS_INFERENCE__URL", url.as_str()),
-        ("LENS_INFERENCE__TIMEOUT_MS", "60000"),
-    ];
-    let _worker = bench.start(&remote);
+    let _worker = bench.start_stuck(&[("LENS_INFERENCE__TIMEOUT_MS", "60000")]);
     let job = bench.wait_for(batch, JobState::Running).remove(0).0;
     assert!(bench.runtime.block_on(bench.store.cancel(job.id, Timestamp::now())).unwrap());
     bench.wait_for(batch, JobState::Cancelled);
