@@ -106,7 +106,9 @@ fn deploy_status_logs_rollback_down() {
         .collect();
     assert!(roles.contains(&("active", "serving")) && roles.contains(&("retained", "stopped")), "{roles:?}");
     assert!(site.fixture.run(&["logs", "web"]).stdout.contains("2 listens on"));
-    site.fixture.run_after("exec > /dev/full", &["logs", "web"]).fails(1, &["cannot write to standard output"]);
+    site.fixture
+        .run_after("exec > /dev/full", &["logs", "web"])
+        .fails(1, &["cannot write to standard output"]);
     site.fixture.run(&["logs", "wbe"]).fails(3, &["no service `wbe`", "there is web"]);
     site.fixture
         .run(&["logs", "local"])
