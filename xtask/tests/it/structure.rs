@@ -5,8 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use cargo_metadata::{Dependency, DependencyKind, MetadataCommand, Package};
 
 /// Which of our crates may depend on which, tests apart. Change it together with `docs/architecture.md`.
-const EDGES: [(&str, &[&str]); 11] = [
+const EDGES: &[(&str, &[&str])] = &[
     ("stdx", &[]),
+    ("finding", &["stdx"]),
     ("workspace", &["stdx"]),
     ("oci", &["stdx"]),
     ("release", &["stdx"]),
