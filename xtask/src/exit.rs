@@ -18,6 +18,8 @@ pub(crate) enum Code {
     BuildFailed = 10,
     /// Tests failed.
     TestsFailed = 11,
+    /// Findings that the policy does not allow.
+    PolicyViolated = 13,
     /// A binary cannot be built to the same bits elsewhere.
     NotReproducible = 14,
     /// The deployment failed; what served before serves on.

@@ -9,8 +9,9 @@ const EXIT_CODES: &str = "\
 Exit codes:
   0 done                10 build failed        20 deployment failed and rolled back
   1 other error         11 tests failed        21 deployment failed and needs a human
-  2 usage               14 not reproducible    22 environment locked by another deployment
-  3 configuration or machine                  130 interrupted";
+  2 usage               13 policy violated     22 environment locked by another deployment
+  3 configuration       14 not reproducible   130 interrupted
+    or machine";
 
 /// From a Cargo workspace to running services.
 #[derive(Debug, Parser)]
@@ -24,6 +25,7 @@ pub(crate) struct Slipway {
 pub(crate) enum Command {
     Build(Build),
     Test(Test),
+    Release(Release),
     Deploy(Deploy),
     Status(Status),
     Logs(Logs),
@@ -81,6 +83,47 @@ pub(crate) struct Test {
     pub(crate) arguments: Vec<String>,
 }
 
+/// The release manifest: images and configuration of all services as one file that is scanned, kept and deployed.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  cargo xtask release create                       build, and write target/slipway/release.json
+  cargo xtask release create --output v1.json      to another file
+  cargo xtask release show v1.json                 what it holds
+  cargo xtask scan --release v1.json               scan it
+  cargo xtask deploy staging --release v1.json     deploy it; later the same file to production")]
+pub(crate) struct Release {
+    #[command(subcommand)]
+    pub(crate) command: ReleaseCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ReleaseCommand {
+    Create(ReleaseCreate),
+    Show(ReleaseShow),
+}
+
+/// Build the images of all services and write the release manifest.
+#[derive(Debug, Args)]
+pub(crate) struct ReleaseCreate {
+    /// Where to write it [default: release.json in the build's output folder, target/slipway]
+    #[arg(long, short, value_name = "FILE")]
+    pub(crate) output: Option<PathBuf>,
+    /// Print one JSON document instead of text.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Show what a release manifest holds.
+#[derive(Debug, Args)]
+pub(crate) struct ReleaseShow {
+    /// The manifest [default: the one that was created last]
+    pub(crate) file: Option<PathBuf>,
+    /// Print one JSON document instead of text.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
 /// Which environment, and where it keeps its state.
 #[derive(Debug, Args)]
 pub(crate) struct Environment {
@@ -100,10 +143,17 @@ pub(crate) struct Environment {
 Examples:
   cargo xtask deploy                    to this machine: the environment `local`
   cargo xtask deploy local --dry-run    what would be started, switched and stopped
-  cargo xtask deploy local --json       the outcome as one JSON document")]
+  cargo xtask deploy local --json       the outcome as one JSON document
+  cargo xtask deploy staging --release v1.json    a release that was built and scanned before")]
 pub(crate) struct Deploy {
     #[command(flatten)]
     pub(crate) environment: Environment,
+    /// Deploy this release manifest instead of building one; its images lie in the image layout of this workspace.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) release: Option<PathBuf>,
+    /// The record of the release's scan [default: the one that `scan --release` wrote for it here]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) scan: Option<PathBuf>,
     /// Print the plan and change nothing in the environment.
     #[arg(long)]
     pub(crate) dry_run: bool,

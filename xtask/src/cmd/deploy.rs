@@ -1,4 +1,4 @@
-//! `cargo xtask deploy`: build, plan, show, deploy, report.
+//! `cargo xtask deploy`: build, admit, plan, show, deploy, report.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
@@ -6,6 +6,7 @@ use std::sync::atomic::AtomicBool;
 use ::build::Session;
 use anyhow::{Context, Result};
 use deploy::{EnvironmentFile, Launcher, Outcome, Progress, Site};
+use release::Release;
 
 use crate::exit::{Code, ResultExt};
 use crate::render::{self, DeployProgress};
@@ -18,12 +19,12 @@ pub(crate) fn run(flags: &flags::Deploy) -> Result<()> {
     // The build may put another program in the place of this one.
     let launcher = launcher()?;
     let interrupted = super::interruption()?;
-    let mut session = Session::open(&root).or_exit(Code::Configuration)?;
-    let report = super::build::images(&mut session, &[], &interrupted)?;
-    let release = manifest::release(&report);
+    let release = release(&root, flags, &interrupted)?;
+    super::admission::require(&root, &release, &file, flags.scan.as_deref())?;
+    let layout = ::build::layout(&root).or_exit(Code::Configuration)?;
     let progress = DeployProgress::new();
     let show = |event: Progress<'_>| progress.show(event);
-    let site = site(launcher, &state, &report.layout, &interrupted, &show);
+    let site = site(launcher, &state, &layout, &interrupted, &show);
     if flags.dry_run {
         let plan = ::deploy::dry_run(&site, &release, &file);
         progress.finish();
@@ -38,6 +39,15 @@ pub(crate) fn run(flags: &flags::Deploy) -> Result<()> {
     let outcome = ::deploy::deploy(&site, &release, &file);
     progress.finish();
     finish(&outcome.map_err(|error| explain(error, &flags.environment))?, &state, flags.json)
+}
+
+/// The release that the user names, or one of what lies here.
+fn release(root: &Path, flags: &flags::Deploy, interrupted: &AtomicBool) -> Result<Release> {
+    if let Some(path) = &flags.release {
+        return Release::load(path).or_exit(Code::Configuration);
+    }
+    let mut session = Session::open(root).or_exit(Code::Configuration)?;
+    Ok(manifest::release(&super::build::images(&mut session, &[], interrupted)?))
 }
 
 /// The environment's file, or what stands for it.

@@ -1,9 +1,11 @@
 //! The subcommands, one file each.
 
+pub(crate) mod admission;
 pub(crate) mod build;
 pub(crate) mod deploy;
 pub(crate) mod down;
 pub(crate) mod logs;
+pub(crate) mod release;
 pub(crate) mod rollback;
 pub(crate) mod status;
 pub(crate) mod test;

@@ -6,8 +6,10 @@ mod table;
 
 use std::fmt::Write as _;
 use std::io::Write as _;
+use std::path::Path;
 
 use ::build::{BuiltService, Loaded, Report};
+use ::release::Release;
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
@@ -66,6 +68,31 @@ pub(crate) fn report(report: &Report, as_json: bool) -> Result<()> {
         }
     };
     print(&format!("{table}{summary}\n"))
+}
+
+/// Prints a release manifest, and where it was written.
+pub(crate) fn release(release: &Release, path: Option<&Path>, as_json: bool) -> Result<()> {
+    let id = release.id()?;
+    if as_json {
+        let path = path.map(|path| path.display().to_string());
+        return document("slipway.release-report/1", json!({ "id": id, "path": path, "release": release }));
+    }
+    let mut table = Table::new(["service", "version", "image", "sbom"]);
+    for (name, service) in &release.services {
+        table.row([
+            name.clone(),
+            service.version.clone(),
+            service.image.to_string(),
+            service.sbom.short().to_string(),
+        ]);
+    }
+    let git = match &release.git {
+        Some(git) if git.dirty => format!(" from {} with changes", git.revision),
+        Some(git) => format!(" from {}", git.revision),
+        None => String::new(),
+    };
+    let place = path.map(|path| format!(" in {}", path.display())).unwrap_or_default();
+    print(&format!("{table}release {}{git}{place}\n", id.short()))
 }
 
 fn seconds(milliseconds: u64) -> String {

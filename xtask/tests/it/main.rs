@@ -6,5 +6,6 @@ mod build;
 mod deploy;
 mod interop;
 mod platform;
+mod release;
 mod structure;
 mod support;

@@ -16,8 +16,8 @@ const EDGES: &[(&str, &[&str])] = &[
     ("base", &["oci"]),
     ("supply", &["stdx"]),
     ("build", &["base", "oci", "stdx", "supply", "workspace"]),
-    ("deploy", &["edge", "oci", "release", "stdx"]),
-    ("xtask", &["build", "deploy", "edge", "oci", "release", "stdx", "workspace"]),
+    ("deploy", &["edge", "finding", "oci", "release", "stdx"]),
+    ("xtask", &["build", "deploy", "edge", "finding", "oci", "release", "stdx", "workspace"]),
 ];
 
 /// Packages below `folder` of this workspace.

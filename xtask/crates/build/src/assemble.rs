@@ -72,6 +72,8 @@ pub(crate) fn assemble(
     let assembled = assembled.into_iter().collect::<Result<Vec<_>>>()?;
     let publish = |Assembled { image, built, sbom }| {
         stdx::fs::write_atomic(&built.sbom_path, &sbom, 0o644)?;
+        // A release names its SBOMs by digest: there they stay, whatever is built next.
+        layout.put(&sbom)?;
         image.write(&built.name, &layout)?;
         Ok(built)
     };
@@ -99,7 +101,8 @@ pub(crate) fn outputs(services: &[BuiltService], layout: &Path) -> Result<Vec<Pa
     let layout = Layout::open(layout)?;
     let mut files = Vec::new();
     for service in services {
-        files.extend([service.sbom_path.clone(), layout.blob_path(&service.image)]);
+        files.extend([service.sbom_path.clone(), layout.blob_path(&service.sbom)]);
+        files.push(layout.blob_path(&service.image));
         files.push(layout.blob_path(&layout.config(&service.image)?));
         files.extend(service.layers.iter().map(|layer| layout.blob_path(&layer.digest)));
     }

@@ -27,4 +27,4 @@ pub use git::GitState;
 pub use leak::Leak;
 pub use plan::{Plan, ServicePlan};
 pub use report::{BuildError, BuiltLayer, BuiltService, Report};
-pub use session::{Loaded, Session, layout};
+pub use session::{Loaded, Session, layout, output_folder};

@@ -11,7 +11,7 @@ use stdx::Cmd;
 use workspace::{CargoConfig, Service, ServiceConfig, Workspace};
 
 use crate::flags::{self, Remap};
-use crate::git::{self, GitState};
+use crate::git::GitState;
 use crate::toolchain::Toolchain;
 
 /// What a build will do.
@@ -213,7 +213,7 @@ pub(crate) fn program(binary: &str) -> String {
 /// The commit's time, or what the user fixed, or 1970: never this machine's clock.
 fn created(facts: &Facts<'_>) -> String {
     let fixed = (facts.env)("SOURCE_DATE_EPOCH").and_then(|text| text.parse().ok());
-    git::rfc3339(fixed.or(facts.commit_time).unwrap_or(0))
+    stdx::time::rfc3339(fixed.or(facts.commit_time).unwrap_or(0))
 }
 
 /// Source: OCI image-spec, "Pre-Defined Annotation Keys".

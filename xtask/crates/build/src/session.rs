@@ -56,6 +56,11 @@ pub fn layout(root: &Path) -> Result<PathBuf> {
     Ok(Paths::new(root, &workspace::target_dir(root)?).layout())
 }
 
+/// The folder of everything that is made from the workspace at `root`, apart from Cargo's own output.
+pub fn output_folder(root: &Path) -> Result<PathBuf> {
+    Ok(Paths::new(root, &workspace::target_dir(root)?).folder().to_owned())
+}
+
 impl Session {
     /// Opens the workspace at `root`: reads `slipway.yaml` and where the source stands, no more.
     pub fn open(root: &Path) -> Result<Session> {

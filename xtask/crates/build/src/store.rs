@@ -69,6 +69,11 @@ impl Paths {
         Paths { root: root.to_owned(), folder: target_dir.join(name) }
     }
 
+    /// The folder that all others are in.
+    pub(crate) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
     /// Cargo's output for images.
     pub(crate) fn build_dir(&self) -> PathBuf {
         self.folder.join("cargo")

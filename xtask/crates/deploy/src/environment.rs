@@ -7,6 +7,7 @@ use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
+use finding::Severity;
 use release::Resources;
 use serde::de::{self, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
@@ -47,6 +48,21 @@ pub struct Environment {
     pub settle_ms: u64,
     /// Stopped slots kept per service, ready to be started again by a rollback.
     pub retain: usize,
+    /// What the scan of a release must look like. It is no part of what runs, so it is not kept with it.
+    #[serde(skip_serializing)]
+    pub scan: ScanPolicy,
+}
+
+/// What the scan of a release must look like before the release may be deployed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ScanPolicy {
+    /// Whether there must be one; where absent, every environment but [`LOCAL`] asks for it.
+    pub required: Option<bool>,
+    /// How old it may be.
+    pub max_age_hours: u64,
+    /// Findings of this severity and above refuse the release.
+    pub fail_on: Severity,
 }
 
 /// What runs the services.
@@ -138,7 +154,14 @@ impl Default for Environment {
             drain_timeout_ms: 10_000,
             settle_ms: 500,
             retain: 2,
+            scan: ScanPolicy::default(),
         }
+    }
+}
+
+impl Default for ScanPolicy {
+    fn default() -> ScanPolicy {
+        ScanPolicy { required: None, max_age_hours: 24, fail_on: Severity::High }
     }
 }
 
@@ -166,6 +189,12 @@ impl EnvironmentFile {
         let mut environment: Environment = origin.parse()?;
         environment.anchor(&std::path::absolute(folder).unwrap_or_else(|_| folder.to_owned()));
         Ok(EnvironmentFile { name: name.to_owned(), origin, environment })
+    }
+
+    /// What the scan of a release must look like; `None` where the environment asks for none.
+    pub fn scan(&self) -> Option<ScanPolicy> {
+        let policy = self.environment.scan;
+        policy.required.unwrap_or(self.name != LOCAL).then_some(policy)
     }
 
     /// An environment that no file describes.
@@ -296,6 +325,15 @@ mod tests {
     }
 
     #[test]
+    fn every_environment_but_the_local_one_asks_for_a_scan_unless_it_says_otherwise() {
+        assert_eq!(EnvironmentFile::built_in(LOCAL, Environment::default()).scan(), None);
+        assert_eq!(load("").unwrap().scan(), Some(ScanPolicy::default()));
+        assert_eq!(load("scan: { required: false }").unwrap().scan(), None);
+        let strict = load("scan: { max_age_hours: 2, fail_on: medium }").unwrap().scan().unwrap();
+        assert_eq!((strict.max_age_hours, strict.fail_on), (2, Severity::Medium));
+    }
+
+    #[test]
     fn mistakes_name_file_line_and_key() {
         let check = |text: &str, expected: &[&str]| {
             let error = load(text).unwrap_err();
@@ -308,6 +346,7 @@ mod tests {
         check("services:\n  a:\n    env:\n      S: {from_vault: x}\n", &["services.a.env.S", "from_vault"]);
         check("services:\n  a:\n    env:\n      S: [1]\n", &["services.a.env.S", "from_env"]);
         check("platform: docker\n", &["platform", "docker"]);
+        check("scan:\n  fail_on: bad\n", &["e.yaml:2:", "scan.fail_on", "critical"]);
         check("edge:\n  listen: here\n", &["e.yaml:2:", "edge.listen"]);
     }
 

@@ -29,8 +29,8 @@ mod supervisor;
 mod target;
 
 pub use environment::{
-    Edge, Environment, EnvironmentFile, EnvironmentRoute, HealthValues, LOCAL, Platform, ServiceValues,
-    Value, check_name,
+    Edge, Environment, EnvironmentFile, EnvironmentRoute, HealthValues, LOCAL, Platform, ScanPolicy,
+    ServiceValues, Value, check_name,
 };
 pub use gate::Answer;
 pub use journal::{Activation, History, Open};

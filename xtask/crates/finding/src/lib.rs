@@ -2,13 +2,17 @@
 //! not know how anything is found. Invariant: a finding never carries a secret's text, and its fingerprint stays the same
 //! when lines move.
 
+mod admission;
 mod place;
+pub mod record;
 mod rule;
 
 use serde::{Deserialize, Serialize};
 use stdx::Digest;
 
+pub use admission::{Candidate, Moment, Refusal, Requirement, admit};
 pub use place::Place;
+pub use record::{Record, Recorded, Waived};
 pub use rule::{Check, Rule, Severity};
 
 /// One thing that a scan found wrong, at one place.

@@ -53,7 +53,7 @@ pub fn write_atomic(path: &Path, bytes: &[u8], mode: u32) -> Result<()> {
 }
 
 fn replace(path: &Path, bytes: &[u8], mode: u32) -> Result<()> {
-    let folder = path.parent().context("the path has no folder")?;
+    let folder = folder_of(path).context("the path has no folder")?;
     create_dir_all(folder)?;
     let mut file = tempfile::NamedTempFile::new_in(folder)?;
     file.write_all(bytes)?;
@@ -66,10 +66,15 @@ pub fn persist(file: tempfile::NamedTempFile, path: &Path, mode: u32) -> Result<
     file.as_file().set_permissions(fs::Permissions::from_mode(mode))?;
     file.as_file().sync_all()?;
     file.persist(path).with_context(|| format!("cannot move a finished file to {}", path.display()))?;
-    if let Some(folder) = path.parent() {
+    if let Some(folder) = folder_of(path) {
         sync_dir(folder)?;
     }
     Ok(())
+}
+
+/// The folder that `path` is in; that of a bare file name is the current one.
+fn folder_of(path: &Path) -> Option<&Path> {
+    path.parent().map(|folder| if folder.as_os_str().is_empty() { Path::new(".") } else { folder })
 }
 
 /// Makes the entries of the folder durable.
@@ -80,6 +85,13 @@ pub fn sync_dir(folder: &Path) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_bare_name_is_in_the_current_folder() {
+        assert_eq!(folder_of(Path::new("a")), Some(Path::new(".")));
+        assert_eq!(folder_of(Path::new("a/b")), Some(Path::new("a")));
+        assert_eq!(folder_of(Path::new("/")), None);
+    }
 
     #[test]
     fn atomic_write_replaces_content_and_mode_and_leaves_no_other_file() {

@@ -5,6 +5,7 @@ mod cmd;
 mod digest;
 pub mod fs;
 pub mod json;
+pub mod time;
 pub mod yaml;
 
 pub use cmd::Cmd;

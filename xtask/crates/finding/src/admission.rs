@@ -1,0 +1,268 @@
+//! Whether a release may be deployed, going by the scan of it and by what is known today. Pure: the clock, today's findings
+//! and the policy are passed in. Invariant: what cannot be shown to be in order is refused, and all reasons are given at once.
+
+use std::fmt;
+
+use stdx::Digest;
+
+use crate::{Check, Finding, Record, Severity, Waived};
+
+/// How far the clock of the scanning machine may be ahead, in seconds.
+const MAX_SKEW_S: u64 = 300;
+
+/// What an environment asks of a release.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Requirement {
+    /// How old the scan may be, in seconds.
+    pub max_age_s: u64,
+    /// Findings of this severity and above refuse the release.
+    pub fail_on: Severity,
+}
+
+/// What is known of a release when somebody wants to deploy it.
+#[derive(Debug, Clone)]
+pub struct Candidate<'a> {
+    /// Identity of the release as it is now.
+    pub release: Digest,
+    /// What its scan found; `None` where nobody scanned it.
+    pub record: Option<&'a Record>,
+    /// What the advisories of today say of its stored SBOMs, without what is waived today.
+    pub today: &'a [Finding],
+}
+
+/// The moment of the decision.
+#[derive(Debug, Clone)]
+pub struct Moment<'a> {
+    /// In seconds since 1970.
+    pub now: u64,
+    /// The same day in UTC, as `2026-12-31`.
+    pub date: &'a str,
+}
+
+/// A reason not to deploy.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Refusal {
+    /// Nobody scanned the release.
+    Unscanned,
+    /// The record is of another release: this one was changed after its scan, or the files were mixed up.
+    OtherRelease {
+        /// What was scanned.
+        scanned: Digest,
+    },
+    /// The scan left checks out.
+    Incomplete(Vec<Check>),
+    /// The scan is older than the environment allows.
+    TooOld {
+        /// In seconds.
+        age_s: u64,
+    },
+    /// The scan is from the future: the clock of one machine is wrong.
+    FromTheFuture,
+    /// The scan found it, and nobody waived it.
+    Found(Box<Finding>),
+    /// It was waived when the scan was made, and the waiver has run out since.
+    WaiverExpired(Box<Finding>, Waived),
+    /// An advisory that the scan did not know, or whose waiver was withdrawn.
+    New(Box<Finding>),
+}
+
+/// The checks without which a scan says too little about a release.
+const REQUIRED: [Check; 4] = [Check::Advisories, Check::Secrets, Check::Licences, Check::Images];
+
+/// All reasons not to deploy; none where the release is admitted.
+pub fn admit(candidate: &Candidate<'_>, requirement: &Requirement, moment: &Moment<'_>) -> Vec<Refusal> {
+    let Some(record) = candidate.record else { return vec![Refusal::Unscanned] };
+    if record.release != candidate.release {
+        return vec![Refusal::OtherRelease { scanned: record.release }];
+    }
+    let mut refusals = Vec::new();
+    let left_out: Vec<Check> = REQUIRED.into_iter().filter(|check| !record.checks.contains(check)).collect();
+    if !left_out.is_empty() {
+        refusals.push(Refusal::Incomplete(left_out));
+    }
+    if record.scanned_at > moment.now.saturating_add(MAX_SKEW_S) {
+        refusals.push(Refusal::FromTheFuture);
+    }
+    let age_s = moment.now.saturating_sub(record.scanned_at);
+    if age_s > requirement.max_age_s {
+        refusals.push(Refusal::TooOld { age_s });
+    }
+    let is_bad = |finding: &Finding| finding.severity >= requirement.fail_on;
+    for recorded in record.findings.iter().filter(|recorded| is_bad(&recorded.finding)) {
+        let finding = Box::new(recorded.finding.clone());
+        match &recorded.waived {
+            None => refusals.push(Refusal::Found(finding)),
+            // Dates of this form are ordered as text.
+            Some(waived) if waived.expires.as_str() < moment.date => {
+                refusals.push(Refusal::WaiverExpired(finding, waived.clone()));
+            }
+            Some(_) => {}
+        }
+    }
+    // A waiver that was withdrawn since the scan does not count: today's findings come without what is waived today.
+    let told = |new: &Finding, refusals: &[Refusal]| {
+        refusals
+            .iter()
+            .filter_map(Refusal::finding)
+            .any(|old| old.rule.id == new.rule.id && old.key == new.key)
+    };
+    for new in candidate.today.iter().filter(|finding| is_bad(finding)) {
+        if !told(new, &refusals) {
+            refusals.push(Refusal::New(Box::new(new.clone())));
+        }
+    }
+    refusals
+}
+
+impl Refusal {
+    /// The finding that it is about, if it is about one.
+    fn finding(&self) -> Option<&Finding> {
+        match self {
+            Refusal::Found(finding) | Refusal::WaiverExpired(finding, _) | Refusal::New(finding) => {
+                Some(finding)
+            }
+            Refusal::Unscanned
+            | Refusal::OtherRelease { .. }
+            | Refusal::Incomplete(_)
+            | Refusal::TooOld { .. }
+            | Refusal::FromTheFuture => None,
+        }
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Refusal::Unscanned => f.write_str("nobody scanned it"),
+            Refusal::OtherRelease { scanned } => write!(
+                f,
+                "its scan is of another release ({}): the release file was changed after the scan, or the files were mixed up",
+                scanned.short()
+            ),
+            Refusal::Incomplete(checks) => {
+                let names: Vec<_> = checks.iter().map(|check| check.name()).collect();
+                write!(f, "its scan left out {}", names.join(", "))
+            }
+            Refusal::TooOld { age_s } => write!(f, "its scan is {} old", age(*age_s)),
+            Refusal::FromTheFuture => f.write_str(
+                "its scan is from the future: the clock of this machine or of the scanning one is wrong",
+            ),
+            Refusal::Found(finding) => write!(f, "the scan found {}", named(finding)),
+            Refusal::WaiverExpired(finding, waived) => {
+                write!(f, "the waiver of {} ran out on {} ({})", waived.owner, waived.expires, named(finding))
+            }
+            Refusal::New(finding) => write!(f, "new since the scan: {}", named(finding)),
+        }
+    }
+}
+
+fn named(finding: &Finding) -> String {
+    format!("{} {} in {}: {}", finding.severity.name(), finding.rule.id, finding.place, finding.message)
+}
+
+/// A span for people.
+fn age(seconds: u64) -> String {
+    match seconds {
+        0..7_200 => format!("{} minutes", seconds / 60),
+        7_200..172_800 => format!("{} hours", seconds / 3_600),
+        _ => format!("{} days", seconds / 86_400),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Place, Recorded, Rule, record};
+
+    const REQUIREMENT: Requirement = Requirement { max_age_s: 3_600, fail_on: Severity::High };
+    const NOW: Moment<'_> = Moment { now: 1_000_000, date: "2026-11-20" };
+
+    fn finding(id: &str, severity: Severity) -> Finding {
+        let rule = Rule {
+            id: id.into(),
+            check: Check::Advisories,
+            title: String::new(),
+            why: String::new(),
+            fix: String::new(),
+            url: None,
+        };
+        let place = Place::Image { service: "web".into(), path: None };
+        Finding { severity, rule, place, message: "m".into(), key: "k".into() }
+    }
+
+    fn recorded(id: &str, severity: Severity, expires: Option<&str>) -> Recorded {
+        let waived = expires.map(|expires| Waived {
+            owner: "ops".into(),
+            reason: "r".into(),
+            expires: expires.into(),
+        });
+        Recorded { finding: finding(id, severity), waived }
+    }
+
+    fn scanned(findings: Vec<Recorded>) -> Record {
+        Record {
+            schema: record::SCHEMA.into(),
+            release: Digest::of("release"),
+            scanned_at: NOW.now - 60,
+            checks: Check::ALL.into(),
+            findings,
+        }
+    }
+
+    fn refusals(record: &Record, today: &[Finding]) -> Vec<Refusal> {
+        let candidate = Candidate { release: Digest::of("release"), record: Some(record), today };
+        admit(&candidate, &REQUIREMENT, &NOW)
+    }
+
+    #[test]
+    fn what_is_in_order_is_admitted() {
+        let record = scanned(vec![
+            recorded("A", Severity::Medium, None),
+            recorded("B", Severity::Critical, Some("2026-11-20")),
+        ]);
+        assert_eq!(refusals(&record, &[finding("A", Severity::Medium)]), []);
+    }
+
+    #[test]
+    fn each_thing_out_of_order_is_refused_for_its_own_reason() {
+        let candidate = Candidate { release: Digest::of("release"), record: None, today: &[] };
+        assert_eq!(admit(&candidate, &REQUIREMENT, &NOW), [Refusal::Unscanned]);
+        let changed = Record { release: Digest::of("other"), ..scanned(vec![]) };
+        assert_eq!(refusals(&changed, &[]), [Refusal::OtherRelease { scanned: Digest::of("other") }]);
+        let old = Record { scanned_at: NOW.now - 3_601, ..scanned(vec![]) };
+        assert_eq!(refusals(&old, &[]), [Refusal::TooOld { age_s: 3_601 }]);
+        let ahead = Record { scanned_at: NOW.now + 301, ..scanned(vec![]) };
+        assert_eq!(refusals(&ahead, &[]), [Refusal::FromTheFuture]);
+        let thin = Record { checks: [Check::Advisories].into(), ..scanned(vec![]) };
+        let left_out = vec![Check::Secrets, Check::Licences, Check::Images];
+        assert_eq!(refusals(&thin, &[]), [Refusal::Incomplete(left_out)]);
+        let found = scanned(vec![recorded("A", Severity::High, None)]);
+        assert_eq!(refusals(&found, &[]), [Refusal::Found(Box::new(finding("A", Severity::High)))]);
+        let expired = scanned(vec![recorded("A", Severity::High, Some("2026-11-19"))]);
+        assert!(matches!(refusals(&expired, &[])[..], [Refusal::WaiverExpired(..)]));
+        let new = [finding("N", Severity::High)];
+        assert_eq!(refusals(&scanned(vec![]), &new), [Refusal::New(Box::new(new[0].clone()))]);
+    }
+
+    #[test]
+    fn a_finding_is_told_once_and_a_withdrawn_waiver_does_not_count() {
+        let found = scanned(vec![recorded("A", Severity::High, None)]);
+        assert_eq!(refusals(&found, &[finding("A", Severity::High)]).len(), 1);
+        let waived = scanned(vec![recorded("A", Severity::High, Some("2026-11-21"))]);
+        assert!(matches!(refusals(&waived, &[finding("A", Severity::High)])[..], [Refusal::New(_)]));
+    }
+
+    #[test]
+    fn an_advisory_that_became_worse_is_new() {
+        let record = scanned(vec![recorded("A", Severity::Low, None)]);
+        assert!(matches!(refusals(&record, &[finding("A", Severity::High)])[..], [Refusal::New(_)]));
+    }
+
+    #[test]
+    fn all_reasons_are_given_at_once() {
+        let mut record =
+            scanned(vec![recorded("A", Severity::High, None), recorded("B", Severity::High, None)]);
+        record.scanned_at = 0;
+        assert_eq!(refusals(&record, &[finding("N", Severity::High)]).len(), 4);
+    }
+}
