@@ -5,6 +5,7 @@
 mod build;
 mod deploy;
 mod interop;
+mod nix;
 mod platform;
 mod release;
 mod structure;
