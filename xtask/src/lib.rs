@@ -6,6 +6,8 @@ mod docker;
 mod exit;
 mod flags;
 mod manifest;
+#[cfg(test)]
+mod reference;
 mod render;
 
 use std::process::ExitCode;
