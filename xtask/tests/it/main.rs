@@ -4,6 +4,7 @@
 
 mod build;
 mod deploy;
+mod docs;
 mod interop;
 mod nix;
 mod platform;
