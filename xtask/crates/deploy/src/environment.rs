@@ -32,6 +32,7 @@ pub struct EnvironmentFile {
 
 /// Where a release runs and with which values.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct Environment {
     /// What runs the services.
@@ -67,6 +68,7 @@ pub struct ScanPolicy {
 
 /// What runs the services.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Platform {
     /// Processes on this machine.
@@ -76,6 +78,7 @@ pub enum Platform {
 
 /// Where requests come in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Edge {
     /// Address and port; the port is never 0.
@@ -84,6 +87,7 @@ pub struct Edge {
 
 /// The values of one service.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct ServiceValues {
     /// Variables by name.
@@ -91,6 +95,7 @@ pub struct ServiceValues {
     /// Processes that run side by side; 1 where absent.
     pub replicas: Option<u32>,
     /// Bounds that take the place of the release's.
+    #[cfg_attr(test, schemars(with = "Option<tests::Bounds>"))]
     pub resources: Option<Resources>,
     /// Parts of the health check that take the place of the release's.
     pub health: HealthValues,
@@ -98,20 +103,22 @@ pub struct ServiceValues {
 
 /// Parts of a health check; the release's own where absent.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct HealthValues {
-    /// See [`release::HealthCheck::interval_ms`].
+    /// From one check to the next.
     pub interval_ms: Option<u64>,
-    /// See [`release::HealthCheck::timeout_ms`].
+    /// An answer that takes longer counts as unhealthy.
     pub timeout_ms: Option<u64>,
-    /// See [`release::HealthCheck::healthy_threshold`].
+    /// Healthy answers in a row that make it fit to serve.
     pub healthy_threshold: Option<u32>,
-    /// See [`release::HealthCheck::start_timeout_ms`].
+    /// How long it may take from the start to being fit to serve.
     pub start_timeout_ms: Option<u64>,
 }
 
 /// A route of the environment to a service.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct EnvironmentRoute {
     /// The service that answers.
@@ -128,10 +135,11 @@ pub struct EnvironmentRoute {
 
 /// The value of a variable: text in the file, or the place where a secret lies.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema), schemars(deny_unknown_fields))]
 #[serde(untagged)]
 pub enum Value {
     /// The text; `${edge.url}` in it stands for the edge's address.
-    Literal(String),
+    Literal(#[cfg_attr(test, schemars(with = "tests::Scalar"))] String),
     /// A variable of the deployer's environment.
     FromEnv {
         /// Its name.
@@ -293,7 +301,37 @@ impl<'de> Visitor<'de> for ValueVisitor {
 
 #[cfg(test)]
 mod tests {
+    use schemars::JsonSchema;
+
     use super::*;
+
+    /// Upper bounds; no bound where absent.
+    #[derive(JsonSchema)]
+    #[schemars(deny_unknown_fields)]
+    #[expect(dead_code, reason = "it stands for its schema")]
+    pub(super) struct Bounds {
+        /// Memory in bytes.
+        memory_bytes: Option<u64>,
+        /// Open file descriptors.
+        open_files: Option<u64>,
+    }
+
+    /// The release's bounds cannot derive a schema for a test of another crate: this stops compiling when they differ.
+    impl From<Resources> for Bounds {
+        fn from(Resources { memory_bytes, open_files }: Resources) -> Bounds {
+            Bounds { memory_bytes, open_files }
+        }
+    }
+
+    /// What becomes a text.
+    #[derive(JsonSchema)]
+    #[schemars(untagged)]
+    #[expect(dead_code, reason = "it stands for its schema")]
+    pub(super) enum Scalar {
+        Text(String),
+        Number(f64),
+        Boolean(bool),
+    }
 
     fn load(text: &str) -> Result<EnvironmentFile, String> {
         let folder = tempfile::tempdir().unwrap();
@@ -375,5 +413,17 @@ mod tests {
                 .unwrap();
         let json = serde_json::to_string(&file.environment).unwrap();
         assert_eq!(serde_json::from_str::<Environment>(&json).unwrap(), file.environment);
+    }
+
+    #[test]
+    fn the_schema_in_the_reference_is_what_is_read() {
+        let path =
+            Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../docs/reference/environment.schema.json");
+        let expected = serde_json::to_string_pretty(&schemars::schema_for!(Environment)).unwrap() + "\n";
+        if std::env::var_os("SLIPWAY_UPDATE").is_some() {
+            std::fs::write(&path, &expected).unwrap();
+        }
+        let real = std::fs::read_to_string(&path).unwrap_or_default();
+        assert!(real == expected, "write it anew: SLIPWAY_UPDATE=1 cargo test -p slipway-deploy schema");
     }
 }

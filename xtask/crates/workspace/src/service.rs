@@ -10,6 +10,7 @@ use stdx::yaml::{File, Problem};
 
 /// The content of a `service.yaml`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct ServiceConfig {
     /// One line for people; the package's own description where `None`.
@@ -32,6 +33,7 @@ pub struct ServiceConfig {
 
 /// What is in the image.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct Image {
     /// Binary target; the package's only one, or the one with the package's name, where `None`.
@@ -48,6 +50,7 @@ pub struct Image {
 
 /// A file or folder of the package that is copied into the image.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Asset {
     /// Path relative to the package's folder.
@@ -58,6 +61,7 @@ pub struct Asset {
 
 /// The port a service listens on and the paths it answers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Http {
     /// Port that it listens on unless told otherwise.
@@ -72,6 +76,7 @@ pub struct Http {
 
 /// Requests below a path prefix, on any host or one host.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Route {
     /// Host name; any host where `None`.
@@ -86,6 +91,7 @@ pub struct Route {
 
 /// A GET that must answer 200 to 299 before the service gets any request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Health {
     /// Begins with `/`.
@@ -109,6 +115,7 @@ pub struct Health {
 
 /// How a service is asked to stop.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct Stop {
     /// Signal name.
@@ -119,6 +126,7 @@ pub struct Stop {
 
 /// A variable that a service reads.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct EnvVar {
     /// What its text must be.
@@ -140,6 +148,7 @@ pub struct EnvVar {
 
 /// What the text of a variable must be.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum EnvKind {
     /// Any text.
@@ -157,6 +166,7 @@ pub enum EnvKind {
 
 /// A folder that outlives the service's processes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Volume {
     /// Services that name the same volume share it.
@@ -170,6 +180,7 @@ pub struct Volume {
 
 /// Upper bounds; no bound where `None`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct Resources {
     /// Memory in MiB.
@@ -391,5 +402,16 @@ mod tests {
     #[test]
     fn all_problems_are_found_in_one_go() {
         assert_eq!(problems("image: { user: 0 }\nhttp: { port: 1 }\nstop: { signal: KILL }\n").len(), 3);
+    }
+
+    #[test]
+    fn the_schema_in_the_reference_is_what_is_read() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../docs/reference/service.schema.json");
+        let expected = serde_json::to_string_pretty(&schemars::schema_for!(ServiceConfig)).unwrap() + "\n";
+        if std::env::var_os("SLIPWAY_UPDATE").is_some() {
+            std::fs::write(&path, &expected).unwrap();
+        }
+        let real = std::fs::read_to_string(&path).unwrap_or_default();
+        assert!(real == expected, "write it anew: SLIPWAY_UPDATE=1 cargo test -p slipway-workspace schema");
     }
 }
