@@ -18,7 +18,7 @@ pub(crate) enum Code {
     BuildFailed = 10,
     /// Tests failed.
     TestsFailed = 11,
-    /// Findings that the policy does not allow.
+    /// A scan found what the policy forbids.
     PolicyViolated = 13,
     /// A binary cannot be built to the same bits elsewhere.
     NotReproducible = 14,

@@ -4,14 +4,15 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
+use finding::{Check, Severity};
 
 const EXIT_CODES: &str = "\
 Exit codes:
-  0 done                10 build failed        20 deployment failed and rolled back
-  1 other error         11 tests failed        21 deployment failed and needs a human
-  2 usage               13 policy violated     22 environment locked by another deployment
-  3 configuration       14 not reproducible   130 interrupted
-    or machine";
+   0 done                        11 tests failed          20 deployment failed and rolled back
+   1 other error                 12 nothing selected      21 deployment failed and needs a human
+   2 usage                       13 policy violated       22 environment locked by another deployment
+   3 configuration or machine    14 not reproducible     130 interrupted
+  10 build failed                15 a check would change files";
 
 /// From a Cargo workspace to running services.
 #[derive(Debug, Parser)]
@@ -25,6 +26,7 @@ pub(crate) struct Slipway {
 pub(crate) enum Command {
     Build(Build),
     Test(Test),
+    Scan(Scan),
     Release(Release),
     Deploy(Deploy),
     Status(Status),
@@ -81,6 +83,56 @@ pub(crate) struct Test {
     /// Passed on to `cargo test`.
     #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
     pub(crate) arguments: Vec<String>,
+}
+
+/// Look for what must not be shipped: known vulnerabilities, licences outside the policy.
+///
+/// Advisories are told apart by what is really linked into each service, what only builds it, and what is merely in the lock
+/// file. Findings of the severity that the policy names end with exit code 13.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  cargo xtask scan                      every check
+  cargo xtask scan advisories licences  some
+  cargo xtask scan --offline            with what was fetched before
+  cargo xtask scan --fail-on critical   another threshold for all checks
+  cargo xtask scan --sarif scan.sarif   for code scanning
+  cargo xtask scan --notices NOTICES    the licence texts of everything that is linked")]
+pub(crate) struct Scan {
+    /// Checks to run; all where none is named.
+    #[arg(value_name = "CHECK", value_parser = check)]
+    pub(crate) checks: Vec<Check>,
+    /// Ask nothing over the network.
+    #[arg(long)]
+    pub(crate) offline: bool,
+    /// Look at the git history as well.
+    #[arg(long)]
+    pub(crate) history: bool,
+    /// Findings of this severity and above fail, whatever the policy says.
+    #[arg(long, value_name = "SEVERITY", value_parser = severity)]
+    pub(crate) fail_on: Option<Severity>,
+    /// Judge by the policy of this environment.
+    #[arg(long, short, value_name = "NAME")]
+    pub(crate) environment: Option<String>,
+    /// Write the findings as SARIF 2.1.0 as well.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) sarif: Option<PathBuf>,
+    /// Write the notices of third parties.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) notices: Option<PathBuf>,
+    /// Print one JSON document instead of a table.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+fn check(name: &str) -> Result<Check, String> {
+    let known = || Check::ALL.map(Check::name).join(", ");
+    Check::parse(name).ok_or_else(|| format!("there are: {}", known()))
+}
+
+fn severity(name: &str) -> Result<Severity, String> {
+    let known = || Severity::ALL.map(Severity::name).join(", ");
+    Severity::ALL.into_iter().find(|one| one.name() == name).ok_or_else(|| format!("there are: {}", known()))
 }
 
 /// The release manifest: images and configuration of all services as one file that is scanned, kept and deployed.

@@ -40,6 +40,7 @@ fn run(flags: &Slipway) -> anyhow::Result<()> {
         Command::Build(flags) => cmd::build::run(flags),
         Command::Test(flags) => cmd::test::run(flags),
         Command::Release(flags) => cmd::release::run(flags),
+        Command::Scan(flags) => cmd::scan::run(flags),
         Command::Deploy(flags) => cmd::deploy::run(flags),
         Command::Status(flags) => cmd::status::run(flags),
         Command::Logs(flags) => cmd::logs::run(flags),

@@ -1,15 +1,19 @@
 //! Whether a release may be deployed to an environment: what its scan found and what is known today, held against what the
 //! environment asks for.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context as _, Result, anyhow};
 use deploy::{EnvironmentFile, ScanPolicy};
-use finding::{Candidate, Moment, Record, Refusal, Requirement};
+use finding::{Candidate, Check, Finding, Policy, Record, Refusal, Requirement, Waivers};
+use jiff::{SignedDuration, Timestamp};
+use oci::Layout;
 use release::Release;
+use scan::{Context, Options};
 use stdx::Digest;
+use workspace::CargoConfig;
 
 use crate::exit::{Code, ResultExt};
 
@@ -25,14 +29,21 @@ pub(crate) fn require(
 ) -> Result<()> {
     let Some(policy) = environment.scan() else { return Ok(()) };
     let id = release.id()?;
+    let options = Options { offline: false, history: false, now: Timestamp::now() };
+    let context = Context::open(root.to_owned(), options).or_exit(Code::Configuration)?;
     let record = load(root, &id, record).or_exit(Code::Configuration)?;
-    let now = SystemTime::now()
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .context("the clock is before 1970")?
-        .as_secs();
-    let candidate = Candidate { release: id, record: record.as_ref(), today: &[] };
-    let moment = Moment { now, date: &stdx::time::date(i64::try_from(now)?) };
-    let refusals = finding::admit(&candidate, &requirement(policy), &moment);
+    // Without a scan there is nothing to compare with: the answer is known before any advisory is read.
+    let today = match &record {
+        Some(_) => {
+            today(&context, release).context("cannot hold the release against the advisories of today")?
+        }
+        None => vec![],
+    };
+    let candidate = Candidate { release: id, record: record.as_ref(), today: &today };
+    let refusals = finding::admit(&candidate, &requirement(&context, policy), options.now);
+    for warning in context.finish().0 {
+        eprintln!("warning: {warning}");
+    }
     if refusals.is_empty() {
         return Ok(());
     }
@@ -42,6 +53,32 @@ pub(crate) fn require(
 /// Where the record of a release's scan lies.
 pub(crate) fn record_path(root: &Path, release: &Digest) -> Result<PathBuf> {
     Ok(::build::output_folder(root)?.join("scans").join(format!("{}.json", release.hex())))
+}
+
+/// What the advisories of today say of the SBOMs that the release names.
+pub(crate) fn advisories(context: &Context, release: &Release) -> Result<Vec<Finding>> {
+    let layout = Layout::open(&::build::layout(&context.root)?)?;
+    let cargo = CargoConfig::load(&context.root, context.settings.build.target.as_deref())?;
+    let database = scan::database(context)?;
+    let mut findings: Vec<Finding> = scan::database_age(context, &database).into_iter().collect();
+    for (name, service) in &release.services {
+        let sbom =
+            layout.document(&service.sbom).with_context(|| format!("the SBOM of {name} is not here"))?;
+        findings.extend(scan::evaluate(&database, name, Some(&cargo.target), &sbom)?);
+    }
+    Ok(findings)
+}
+
+/// The same without what is waived today.
+fn today(context: &Context, release: &Release) -> Result<Vec<Finding>> {
+    let settings = &context.settings.scan;
+    let day = context.options.today();
+    let waivers = Waivers::load(&context.root, &settings.waivers, day, settings.max_waiver_days)
+        .or_exit(Code::Configuration)?;
+    let findings = advisories(context, release).or_exit(Code::Configuration)?;
+    let open = waivers.apply(findings, day, &BTreeSet::new()).open;
+    // What is wrong with the waivers themselves is the scan's matter.
+    Ok(open.into_iter().filter(|finding| finding.rule.check == Check::Advisories).collect())
 }
 
 fn load(root: &Path, release: &Digest, path: Option<&Path>) -> Result<Option<Record>> {
@@ -54,8 +91,10 @@ fn load(root: &Path, release: &Digest, path: Option<&Path>) -> Result<Option<Rec
     }
 }
 
-fn requirement(policy: ScanPolicy) -> Requirement {
-    Requirement { max_age_s: policy.max_age_hours.saturating_mul(3_600), fail_on: policy.fail_on }
+fn requirement(context: &Context, policy: &ScanPolicy) -> Requirement {
+    let hours = i64::try_from(policy.max_age_hours).unwrap_or(i64::MAX / 3_600).min(i64::MAX / 3_600);
+    let thresholds = Policy::default().with(&context.settings.scan.fail_on).with(&policy.fail_on);
+    Requirement { max_age: SignedDuration::from_hours(hours), policy: thresholds }
 }
 
 fn text(environment: &str, release: &Digest, refusals: &[Refusal]) -> String {
@@ -64,7 +103,8 @@ fn text(environment: &str, release: &Digest, refusals: &[Refusal]) -> String {
         let _ = write!(text, "\n  {refusal}");
     }
     text.push_str(
-        "\n  next: `cargo xtask scan --release` scans the release anew and shows what to mend or waive",
+        "\n  next: `cargo xtask release create`, then `cargo xtask scan --release FILE` with the file it wrote; that shows what to \
+         mend or to waive",
     );
     text
 }

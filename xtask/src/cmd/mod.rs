@@ -7,6 +7,7 @@ pub(crate) mod down;
 pub(crate) mod logs;
 pub(crate) mod release;
 pub(crate) mod rollback;
+pub(crate) mod scan;
 pub(crate) mod status;
 pub(crate) mod test;
 

@@ -2,6 +2,7 @@
 
 mod deploy;
 mod progress;
+mod scan;
 mod table;
 
 use std::fmt::Write as _;
@@ -15,6 +16,7 @@ use serde_json::{Value, json};
 
 pub(crate) use deploy::{DeployProgress, deploy_plan, down, outcome, status};
 pub(crate) use progress::Progress;
+pub(crate) use scan::{Scanned, ScannedCheck, github, scanned};
 use table::Table;
 
 /// Prints a plan.

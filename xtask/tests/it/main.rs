@@ -9,5 +9,6 @@ mod interop;
 mod nix;
 mod platform;
 mod release;
+mod scan;
 mod structure;
 mod support;

@@ -8,16 +8,17 @@ use cargo_metadata::{Dependency, DependencyKind, MetadataCommand, Package};
 const EDGES: &[(&str, &[&str])] = &[
     ("stdx", &[]),
     ("finding", &["stdx"]),
-    ("workspace", &["stdx"]),
+    ("workspace", &["finding", "stdx"]),
     ("oci", &["stdx"]),
     ("release", &["stdx"]),
     ("edge", &["stdx"]),
     ("load", &[]),
     ("base", &["oci"]),
     ("supply", &["stdx"]),
+    ("scan", &["finding", "stdx", "workspace"]),
     ("build", &["base", "oci", "stdx", "supply", "workspace"]),
     ("deploy", &["edge", "finding", "oci", "release", "stdx"]),
-    ("xtask", &["build", "deploy", "edge", "finding", "oci", "release", "stdx", "workspace"]),
+    ("xtask", &["build", "deploy", "edge", "finding", "oci", "release", "scan", "stdx", "workspace"]),
 ];
 
 /// Packages below `folder` of this workspace.

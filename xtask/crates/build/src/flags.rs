@@ -71,10 +71,7 @@ pub(crate) fn rustflags(cargo: &CargoConfig, toolchain: &Toolchain, remaps: &[Re
         !native,
         "the rustflags ask for `target-cpu=native`: such an image runs on processors like this one only; name a processor"
     );
-    let mut flags = cargo.rustflags.clone();
-    if cargo.target.ends_with("-linux-gnu") {
-        flags.push("-Ctarget-feature=+crt-static".to_owned());
-    }
+    let mut flags = cargo.image_rustflags();
     flags.extend(
         remaps.iter().map(|remap| format!("--remap-path-prefix={}={}", remap.from.display(), remap.to)),
     );

@@ -58,15 +58,9 @@ pub(crate) struct Remembered {
 }
 
 impl Paths {
-    /// Below Cargo's own target folder, so that `cargo clean` clears it. A target folder outside the workspace may serve several
-    /// workspaces: each has a folder of its own there.
+    /// Below Cargo's own target folder.
     pub(crate) fn new(root: &Path, target_dir: &Path) -> Paths {
-        let name = if target_dir.starts_with(root) {
-            "slipway".to_owned()
-        } else {
-            format!("slipway-{}", Digest::of(root.as_os_str().as_encoded_bytes()).short())
-        };
-        Paths { root: root.to_owned(), folder: target_dir.join(name) }
+        Paths { root: root.to_owned(), folder: workspace::slipway_dir(root, target_dir) }
     }
 
     /// The folder that all others are in.

@@ -7,7 +7,7 @@ use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
-use finding::Severity;
+use finding::{Check, Severity};
 use release::Resources;
 use serde::de::{self, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
@@ -55,7 +55,7 @@ pub struct Environment {
 }
 
 /// What the scan of a release must look like before the release may be deployed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct ScanPolicy {
@@ -63,9 +63,9 @@ pub struct ScanPolicy {
     pub required: Option<bool>,
     /// How old it may be.
     pub max_age_hours: u64,
-    /// Findings of this severity and above refuse the release.
-    #[cfg_attr(test, schemars(with = "tests::SeverityName"))]
-    pub fail_on: Severity,
+    /// From which severity on findings of a check refuse the release, on top of what the workspace says.
+    #[cfg_attr(test, schemars(with = "BTreeMap<tests::CheckName, tests::SeverityName>"))]
+    pub fail_on: BTreeMap<Check, Severity>,
 }
 
 /// What runs the services.
@@ -171,7 +171,7 @@ impl Default for Environment {
 
 impl Default for ScanPolicy {
     fn default() -> ScanPolicy {
-        ScanPolicy { required: None, max_age_hours: 24, fail_on: Severity::High }
+        ScanPolicy { required: None, max_age_hours: 24, fail_on: BTreeMap::new() }
     }
 }
 
@@ -202,8 +202,8 @@ impl EnvironmentFile {
     }
 
     /// What the scan of a release must look like; `None` where the environment asks for none.
-    pub fn scan(&self) -> Option<ScanPolicy> {
-        let policy = self.environment.scan;
+    pub fn scan(&self) -> Option<&ScanPolicy> {
+        let policy = &self.environment.scan;
         policy.required.unwrap_or(self.name != LOCAL).then_some(policy)
     }
 
@@ -348,6 +348,33 @@ mod tests {
         }
     }
 
+    /// The same for checks.
+    #[derive(JsonSchema, PartialEq, Eq, PartialOrd, Ord)]
+    #[schemars(rename_all = "kebab-case")]
+    pub(super) enum CheckName {
+        Advisories,
+        Secrets,
+        Licences,
+        Images,
+        Configuration,
+        Workflows,
+        Waivers,
+    }
+
+    impl From<Check> for CheckName {
+        fn from(check: Check) -> CheckName {
+            match check {
+                Check::Advisories => CheckName::Advisories,
+                Check::Secrets => CheckName::Secrets,
+                Check::Licences => CheckName::Licences,
+                Check::Images => CheckName::Images,
+                Check::Configuration => CheckName::Configuration,
+                Check::Workflows => CheckName::Workflows,
+                Check::Waivers => CheckName::Waivers,
+            }
+        }
+    }
+
     /// What becomes a text.
     #[derive(JsonSchema)]
     #[schemars(untagged)]
@@ -390,10 +417,11 @@ mod tests {
     #[test]
     fn every_environment_but_the_local_one_asks_for_a_scan_unless_it_says_otherwise() {
         assert_eq!(EnvironmentFile::built_in(LOCAL, Environment::default()).scan(), None);
-        assert_eq!(load("").unwrap().scan(), Some(ScanPolicy::default()));
+        assert_eq!(load("").unwrap().scan(), Some(&ScanPolicy::default()));
         assert_eq!(load("scan: { required: false }").unwrap().scan(), None);
-        let strict = load("scan: { max_age_hours: 2, fail_on: medium }").unwrap().scan().unwrap();
-        assert_eq!((strict.max_age_hours, strict.fail_on), (2, Severity::Medium));
+        let file = load("scan: { max_age_hours: 2, fail_on: { advisories: medium } }").unwrap();
+        let strict = file.scan().unwrap();
+        assert_eq!((strict.max_age_hours, strict.fail_on[&Check::Advisories]), (2, Severity::Medium));
     }
 
     #[test]
@@ -409,7 +437,7 @@ mod tests {
         check("services:\n  a:\n    env:\n      S: {from_vault: x}\n", &["services.a.env.S", "from_vault"]);
         check("services:\n  a:\n    env:\n      S: [1]\n", &["services.a.env.S", "from_env"]);
         check("platform: docker\n", &["platform", "docker"]);
-        check("scan:\n  fail_on: bad\n", &["e.yaml:2:", "scan.fail_on", "critical"]);
+        check("scan:\n  fail_on:\n    secrets: bad\n", &["e.yaml:3:", "scan.fail_on", "critical"]);
         check("edge:\n  listen: here\n", &["e.yaml:2:", "edge.listen"]);
     }
 

@@ -3,20 +3,22 @@
 
 use std::fmt;
 
+use jiff::tz::TimeZone;
+use jiff::{SignedDuration, Timestamp};
 use stdx::Digest;
 
-use crate::{Check, Finding, Record, Severity, Waived};
+use crate::{Check, Finding, Policy, Record, Waiver};
 
-/// How far the clock of the scanning machine may be ahead, in seconds.
-const MAX_SKEW_S: u64 = 300;
+/// How far the clock of the scanning machine may be ahead.
+const MAX_SKEW: SignedDuration = SignedDuration::from_mins(5);
 
 /// What an environment asks of a release.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Requirement {
-    /// How old the scan may be, in seconds.
-    pub max_age_s: u64,
-    /// Findings of this severity and above refuse the release.
-    pub fail_on: Severity,
+    /// How old the scan may be.
+    pub max_age: SignedDuration,
+    /// Which findings refuse the release.
+    pub policy: Policy,
 }
 
 /// What is known of a release when somebody wants to deploy it.
@@ -28,15 +30,6 @@ pub struct Candidate<'a> {
     pub record: Option<&'a Record>,
     /// What the advisories of today say of its stored SBOMs, without what is waived today.
     pub today: &'a [Finding],
-}
-
-/// The moment of the decision.
-#[derive(Debug, Clone)]
-pub struct Moment<'a> {
-    /// In seconds since 1970.
-    pub now: u64,
-    /// The same day in UTC, as `2026-12-31`.
-    pub date: &'a str,
 }
 
 /// A reason not to deploy.
@@ -53,15 +46,15 @@ pub enum Refusal {
     Incomplete(Vec<Check>),
     /// The scan is older than the environment allows.
     TooOld {
-        /// In seconds.
-        age_s: u64,
+        /// From the scan to now.
+        age: SignedDuration,
     },
     /// The scan is from the future: the clock of one machine is wrong.
     FromTheFuture,
     /// The scan found it, and nobody waived it.
     Found(Box<Finding>),
     /// It was waived when the scan was made, and the waiver has run out since.
-    WaiverExpired(Box<Finding>, Waived),
+    WaiverExpired(Box<Finding>, Waiver),
     /// An advisory that the scan did not know, or whose waiver was withdrawn.
     New(Box<Finding>),
 }
@@ -70,7 +63,7 @@ pub enum Refusal {
 const REQUIRED: [Check; 4] = [Check::Advisories, Check::Secrets, Check::Licences, Check::Images];
 
 /// All reasons not to deploy; none where the release is admitted.
-pub fn admit(candidate: &Candidate<'_>, requirement: &Requirement, moment: &Moment<'_>) -> Vec<Refusal> {
+pub fn admit(candidate: &Candidate<'_>, requirement: &Requirement, now: Timestamp) -> Vec<Refusal> {
     let Some(record) = candidate.record else { return vec![Refusal::Unscanned] };
     if record.release != candidate.release {
         return vec![Refusal::OtherRelease { scanned: record.release }];
@@ -80,21 +73,21 @@ pub fn admit(candidate: &Candidate<'_>, requirement: &Requirement, moment: &Mome
     if !left_out.is_empty() {
         refusals.push(Refusal::Incomplete(left_out));
     }
-    if record.scanned_at > moment.now.saturating_add(MAX_SKEW_S) {
+    let age = now.duration_since(record.scanned_at);
+    if age < -MAX_SKEW {
         refusals.push(Refusal::FromTheFuture);
     }
-    let age_s = moment.now.saturating_sub(record.scanned_at);
-    if age_s > requirement.max_age_s {
-        refusals.push(Refusal::TooOld { age_s });
+    if age > requirement.max_age {
+        refusals.push(Refusal::TooOld { age });
     }
-    let is_bad = |finding: &Finding| finding.severity >= requirement.fail_on;
+    let today = TimeZone::UTC.to_datetime(now).date();
+    let is_bad = |finding: &Finding| requirement.policy.fails(finding);
     for recorded in record.findings.iter().filter(|recorded| is_bad(&recorded.finding)) {
         let finding = Box::new(recorded.finding.clone());
         match &recorded.waived {
             None => refusals.push(Refusal::Found(finding)),
-            // Dates of this form are ordered as text.
-            Some(waived) if waived.expires.as_str() < moment.date => {
-                refusals.push(Refusal::WaiverExpired(finding, waived.clone()));
+            Some(waiver) if waiver.expires < today => {
+                refusals.push(Refusal::WaiverExpired(finding, waiver.clone()));
             }
             Some(_) => {}
         }
@@ -143,13 +136,13 @@ impl fmt::Display for Refusal {
                 let names: Vec<_> = checks.iter().map(|check| check.name()).collect();
                 write!(f, "its scan left out {}", names.join(", "))
             }
-            Refusal::TooOld { age_s } => write!(f, "its scan is {} old", age(*age_s)),
+            Refusal::TooOld { age } => write!(f, "its scan is {} old", span(*age)),
             Refusal::FromTheFuture => f.write_str(
                 "its scan is from the future: the clock of this machine or of the scanning one is wrong",
             ),
             Refusal::Found(finding) => write!(f, "the scan found {}", named(finding)),
-            Refusal::WaiverExpired(finding, waived) => {
-                write!(f, "the waiver of {} ran out on {} ({})", waived.owner, waived.expires, named(finding))
+            Refusal::WaiverExpired(finding, waiver) => {
+                write!(f, "the waiver of {} ran out on {} ({})", waiver.owner, waiver.expires, named(finding))
             }
             Refusal::New(finding) => write!(f, "new since the scan: {}", named(finding)),
         }
@@ -161,21 +154,28 @@ fn named(finding: &Finding) -> String {
 }
 
 /// A span for people.
-fn age(seconds: u64) -> String {
-    match seconds {
-        0..7_200 => format!("{} minutes", seconds / 60),
-        7_200..172_800 => format!("{} hours", seconds / 3_600),
-        _ => format!("{} days", seconds / 86_400),
+fn span(duration: SignedDuration) -> String {
+    match duration.as_hours() {
+        0..2 => format!("{} minutes", duration.as_mins()),
+        hours @ 2..48 => format!("{hours} hours"),
+        hours => format!("{} days", hours / 24),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Place, Recorded, Rule, record};
+    use crate::{Place, Recorded, Rule, Severity, record};
 
-    const REQUIREMENT: Requirement = Requirement { max_age_s: 3_600, fail_on: Severity::High };
-    const NOW: Moment<'_> = Moment { now: 1_000_000, date: "2026-11-20" };
+    fn now() -> Timestamp {
+        "2026-11-20T12:00:00Z".parse().unwrap()
+    }
+
+    fn admission(candidate: &Candidate<'_>) -> Vec<Refusal> {
+        let requirement =
+            Requirement { max_age: SignedDuration::from_hours(1), policy: Policy::at(Severity::High) };
+        admit(candidate, &requirement, now())
+    }
 
     fn finding(id: &str, severity: Severity) -> Finding {
         let rule = Rule {
@@ -191,10 +191,14 @@ mod tests {
     }
 
     fn recorded(id: &str, severity: Severity, expires: Option<&str>) -> Recorded {
-        let waived = expires.map(|expires| Waived {
+        let waived = expires.map(|expires| Waiver {
+            rule: id.into(),
+            place: None,
+            package: None,
+            fingerprint: None,
             owner: "ops".into(),
             reason: "r".into(),
-            expires: expires.into(),
+            expires: expires.parse().unwrap(),
         });
         Recorded { finding: finding(id, severity), waived }
     }
@@ -203,15 +207,14 @@ mod tests {
         Record {
             schema: record::SCHEMA.into(),
             release: Digest::of("release"),
-            scanned_at: NOW.now - 60,
+            scanned_at: now() - SignedDuration::from_mins(1),
             checks: Check::ALL.into(),
             findings,
         }
     }
 
     fn refusals(record: &Record, today: &[Finding]) -> Vec<Refusal> {
-        let candidate = Candidate { release: Digest::of("release"), record: Some(record), today };
-        admit(&candidate, &REQUIREMENT, &NOW)
+        admission(&Candidate { release: Digest::of("release"), record: Some(record), today })
     }
 
     #[test]
@@ -226,12 +229,13 @@ mod tests {
     #[test]
     fn each_thing_out_of_order_is_refused_for_its_own_reason() {
         let candidate = Candidate { release: Digest::of("release"), record: None, today: &[] };
-        assert_eq!(admit(&candidate, &REQUIREMENT, &NOW), [Refusal::Unscanned]);
+        assert_eq!(admission(&candidate), [Refusal::Unscanned]);
         let changed = Record { release: Digest::of("other"), ..scanned(vec![]) };
         assert_eq!(refusals(&changed, &[]), [Refusal::OtherRelease { scanned: Digest::of("other") }]);
-        let old = Record { scanned_at: NOW.now - 3_601, ..scanned(vec![]) };
-        assert_eq!(refusals(&old, &[]), [Refusal::TooOld { age_s: 3_601 }]);
-        let ahead = Record { scanned_at: NOW.now + 301, ..scanned(vec![]) };
+        let age = SignedDuration::from_secs(3_601);
+        let old = Record { scanned_at: now() - age, ..scanned(vec![]) };
+        assert_eq!(refusals(&old, &[]), [Refusal::TooOld { age }]);
+        let ahead = Record { scanned_at: now() + SignedDuration::from_secs(301), ..scanned(vec![]) };
         assert_eq!(refusals(&ahead, &[]), [Refusal::FromTheFuture]);
         let thin = Record { checks: [Check::Advisories].into(), ..scanned(vec![]) };
         let left_out = vec![Check::Secrets, Check::Licences, Check::Images];
@@ -262,7 +266,7 @@ mod tests {
     fn all_reasons_are_given_at_once() {
         let mut record =
             scanned(vec![recorded("A", Severity::High, None), recorded("B", Severity::High, None)]);
-        record.scanned_at = 0;
+        record.scanned_at = Timestamp::UNIX_EPOCH;
         assert_eq!(refusals(&record, &[finding("N", Severity::High)]).len(), 4);
     }
 }

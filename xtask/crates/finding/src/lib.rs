@@ -3,17 +3,25 @@
 //! when lines move.
 
 mod admission;
+mod glob;
 mod place;
+mod policy;
 pub mod record;
 mod rule;
+mod sarif;
+mod waiver;
 
 use serde::{Deserialize, Serialize};
 use stdx::Digest;
 
-pub use admission::{Candidate, Moment, Refusal, Requirement, admit};
+pub use admission::{Candidate, Refusal, Requirement, admit};
+pub use glob::glob_matches;
 pub use place::Place;
-pub use record::{Record, Recorded, Waived};
+pub use policy::Policy;
+pub use record::{Record, Recorded};
 pub use rule::{Check, Rule, Severity};
+pub use sarif::{Sarif, sarif};
+pub use waiver::{Judged, Waived, Waiver, Waivers};
 
 /// One thing that a scan found wrong, at one place.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -35,6 +43,7 @@ pub struct Finding {
 impl Finding {
     /// What stays the same from scan to scan while the finding is the same: a digest of rule, place without line, and key.
     pub fn fingerprint(&self) -> Digest {
+        // The parts are separated by what none of them can hold.
         Digest::of([self.rule.id.as_str(), &self.place.stable(), &self.key].join("\0"))
     }
 }
@@ -43,7 +52,7 @@ impl Finding {
 mod tests {
     use super::*;
 
-    fn finding(line: u32, key: &str) -> Finding {
+    pub(crate) fn finding(line: u32, key: &str) -> Finding {
         Finding {
             severity: Severity::High,
             rule: Rule {

@@ -5,10 +5,11 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail};
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use stdx::Digest;
 
-use crate::{Check, Finding};
+use crate::{Check, Finding, Judged, Waiver};
 
 /// The value of `schema` that this version reads and writes.
 pub const SCHEMA: &str = "slipway.scan-record/1";
@@ -23,8 +24,8 @@ pub struct Record {
     pub schema: String,
     /// Identity of the release that was scanned.
     pub release: Digest,
-    /// When, in seconds since 1970.
-    pub scanned_at: u64,
+    /// When.
+    pub scanned_at: Timestamp,
     /// What was checked.
     pub checks: BTreeSet<Check>,
     /// What was found, the worst first.
@@ -38,22 +39,22 @@ pub struct Recorded {
     /// What was found.
     pub finding: Finding,
     /// Who took it on until when.
-    pub waived: Option<Waived>,
-}
-
-/// The part of a waiver that a deployment goes by.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Waived {
-    /// Who answers for it.
-    pub owner: String,
-    /// Why it may stay for now.
-    pub reason: String,
-    /// The last day on which it holds, as `2026-12-31`.
-    pub expires: String,
+    pub waived: Option<Waiver>,
 }
 
 impl Record {
+    /// The record of a scan of `release` that ended in `judged`.
+    pub fn new(release: Digest, scanned_at: Timestamp, checks: BTreeSet<Check>, judged: &Judged) -> Record {
+        let open = judged.open.iter().map(|finding| Recorded { finding: finding.clone(), waived: None });
+        let waived = judged
+            .waived
+            .iter()
+            .map(|waived| Recorded { finding: waived.finding.clone(), waived: Some(waived.waiver.clone()) });
+        let mut findings: Vec<Recorded> = open.chain(waived).collect();
+        findings.sort_by(|a, b| b.finding.severity.cmp(&a.finding.severity).then(a.finding.cmp(&b.finding)));
+        Record { schema: SCHEMA.to_owned(), release, scanned_at, checks, findings }
+    }
+
     /// Reads a record from a file.
     ///
     /// # Errors

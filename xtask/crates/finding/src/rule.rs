@@ -64,6 +64,23 @@ impl Check {
             Check::Waivers => "waivers",
         }
     }
+
+    /// The check with this name.
+    pub fn parse(name: &str) -> Option<Check> {
+        Check::ALL.into_iter().find(|check| check.name() == name)
+    }
+
+    /// The check that a rule belongs to, by the rule's id alone: what stands before the `/` is the check's name or the
+    /// beginning of it (`secret/private-key`), and what has no `/` is the id of an advisory.
+    pub fn of_rule(id: &str) -> Option<Check> {
+        match id.split_once('/') {
+            None => Some(Check::Advisories),
+            Some((word, _)) if word.len() >= 3 => {
+                Check::ALL.into_iter().find(|check| check.name().starts_with(word))
+            }
+            Some(_) => None,
+        }
+    }
 }
 
 /// How bad a finding is. Ordered: `Note` is least.
@@ -92,5 +109,32 @@ impl Severity {
             Severity::High => "high",
             Severity::Critical => "critical",
         }
+    }
+
+    /// All of them, least first.
+    pub const ALL: [Severity; 5] =
+        [Severity::Note, Severity::Low, Severity::Medium, Severity::High, Severity::Critical];
+
+    /// One step less, but never less than `Low`: something is still wrong. A note stays a note.
+    pub fn one_lower(self) -> Severity {
+        match self {
+            Severity::Note => Severity::Note,
+            Severity::Low | Severity::Medium => Severity::Low,
+            Severity::High => Severity::Medium,
+            Severity::Critical => Severity::High,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rules_id_names_its_check() {
+        assert_eq!(Check::of_rule("secret/private-key"), Some(Check::Secrets));
+        assert_eq!(Check::of_rule("licences/not-allowed"), Some(Check::Licences));
+        assert_eq!(Check::of_rule("RUSTSEC-2021-0003"), Some(Check::Advisories));
+        assert_eq!((Check::of_rule("x/y"), Check::of_rule("/y")), (None, None));
     }
 }

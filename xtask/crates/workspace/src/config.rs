@@ -6,6 +6,8 @@ use anyhow::Result;
 use serde::Deserialize;
 use stdx::yaml::{self, File};
 
+use crate::scan::ScanSettings;
+
 /// Settings of the whole workspace.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -14,6 +16,8 @@ pub struct Settings {
     pub build: BuildSettings,
     /// What all images have in common.
     pub image: ImageSettings,
+    /// What scans go by.
+    pub scan: ScanSettings,
 }
 
 /// How binaries are compiled.
@@ -69,6 +73,7 @@ impl Settings {
             let message = format!("`{}` has characters that an image name cannot have", self.image.prefix);
             problems.push(file.problem(&["image", "prefix"], message));
         }
+        problems.extend(self.scan.problems(file));
         problems
     }
 }
@@ -97,5 +102,19 @@ mod tests {
             error.contains("slipway.yaml:2: build.profile") && error.contains("slipway.yaml:4: image.prefix"),
             "{error}"
         );
+    }
+
+    #[test]
+    fn what_scans_go_by_is_checked() {
+        let scan = load("scan:\n  fail_on: { advisories: high }\n");
+        assert_eq!(scan.unwrap().scan.fail_on[&finding::Check::Advisories], finding::Severity::High);
+        let error = load(
+            "scan:\n  waivers: /etc/x\n  licences:\n    exceptions:\n      - { package: a, reason: b }\n",
+        );
+        let error = error.unwrap_err().to_string();
+        assert!(error.contains("slipway.yaml:2: scan.waivers"), "{error}");
+        assert!(error.contains("slipway.yaml:4: scan.licences.exceptions: `a` needs either"), "{error}");
+        let error = load("scan:\n  fail_on:\n    advisory: high\n").unwrap_err().to_string();
+        assert!(error.contains("unknown variant `advisory`"), "{error}");
     }
 }

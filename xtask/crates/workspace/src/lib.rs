@@ -3,12 +3,16 @@
 
 mod config;
 mod load;
+mod scan;
 mod service;
 mod split;
+mod units;
 
 pub use config::{BuildSettings, ImageSettings, Settings};
-pub use load::{CargoConfig, Service, Workspace, locate, target_dir};
+pub use load::{CargoConfig, Network, Service, Workspace, cargo_home, locate, slipway_dir, target_dir};
+pub use scan::{AdvisorySettings, LicenceException, LicenceSettings, ScanSettings};
 pub use service::{
     Asset, EnvKind, EnvVar, Health, Http, Image, Resources, Route, ServiceConfig, Stop, Volume,
 };
 pub use split::{Split, Unit, split};
+pub use units::{Closure, Closures};

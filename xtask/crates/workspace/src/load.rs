@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use cargo_metadata::{CargoOpt, Metadata, MetadataCommand, Package, PackageId, TargetKind};
-use stdx::{Cmd, yaml};
+use stdx::{Cmd, Digest, yaml};
 
 use crate::config::Settings;
 use crate::service::ServiceConfig;
@@ -39,6 +39,24 @@ pub struct Service {
     pub config: ServiceConfig,
 }
 
+/// Whether Cargo may download.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Network {
+    /// It may.
+    Allowed,
+    /// It may not.
+    Forbidden,
+}
+
+impl Network {
+    pub(crate) fn cargo_flag(self) -> Option<&'static str> {
+        match self {
+            Network::Allowed => None,
+            Network::Forbidden => Some("--offline"),
+        }
+    }
+}
+
 /// What Cargo's configuration files and environment say for one workspace and target.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CargoConfig {
@@ -68,7 +86,7 @@ pub fn locate(from: &Path) -> Result<PathBuf> {
 }
 
 /// The cargo that runs this program, where Cargo says which one that is.
-fn cargo() -> Cmd {
+pub(crate) fn cargo() -> Cmd {
     Cmd::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
 }
 
@@ -76,6 +94,16 @@ fn cargo() -> Cmd {
 pub fn target_dir(root: &Path) -> Result<PathBuf> {
     let config = cargo_config2::Config::load_with_cwd(root).context("cannot read Cargo's configuration")?;
     Ok(root.join(config.build.target_dir.as_deref().unwrap_or(Path::new("target"))))
+}
+
+/// The tool's own folder in Cargo's target folder `target_dir`, so that `cargo clean` clears it. A target folder outside the
+/// workspace may serve several workspaces: each has a folder of its own there.
+pub fn slipway_dir(root: &Path, target_dir: &Path) -> PathBuf {
+    if target_dir.starts_with(root) {
+        target_dir.join("slipway")
+    } else {
+        target_dir.join(format!("slipway-{}", Digest::of(root.as_os_str().as_encoded_bytes()).short()))
+    }
 }
 
 impl CargoConfig {
@@ -95,6 +123,13 @@ impl CargoConfig {
         let forced_env =
             config.env.iter().filter(|(_, value)| value.force).map(|(name, _)| name.clone()).collect();
         Ok(CargoConfig { target, rustflags, cargo_home, env, forced_env })
+    }
+
+    /// The flags that can decide what is compiled for an image: the user's, then static linking.
+    pub fn image_rustflags(&self) -> Vec<String> {
+        let is_glibc = self.target.ends_with("-linux-gnu");
+        let ours = is_glibc.then(|| "-Ctarget-feature=+crt-static".to_owned());
+        self.rustflags.iter().cloned().chain(ours).collect()
     }
 }
 
@@ -117,7 +152,8 @@ fn refuse_includes(root: &Path, cargo_home: &Path) -> Result<()> {
     Ok(())
 }
 
-fn cargo_home(root: &Path) -> Option<PathBuf> {
+/// Cargo's folder of registries and checkouts, as seen from `root`; `None` where neither CARGO_HOME nor HOME is set.
+pub fn cargo_home(root: &Path) -> Option<PathBuf> {
     match std::env::var_os("CARGO_HOME").filter(|value| !value.is_empty()) {
         Some(home) => Some(root.join(home)),
         None => Some(std::env::home_dir()?.join(".cargo")),
@@ -142,14 +178,20 @@ impl Workspace {
     /// When the lock file is missing or does not fit the manifests, when a file is not of the right shape (all problems of
     /// all services' values are listed at once), or when there is no service.
     pub fn load(root: &Path, settings: Settings, target: &str) -> Result<Workspace> {
+        Workspace::load_with(root, settings, target, Network::Allowed)
+    }
+
+    /// The same, where the network may be forbidden: then packages that Cargo has not downloaded are an error.
+    pub fn load_with(root: &Path, settings: Settings, target: &str, network: Network) -> Result<Workspace> {
         if !root.join("Cargo.lock").is_file() {
             bail!("{} has no Cargo.lock; run `cargo generate-lockfile` and commit it", root.display());
         }
+        let options = ["--locked", "--filter-platform", target].into_iter().chain(network.cargo_flag());
         let metadata = MetadataCommand::new()
             .cargo_path(cargo().program)
             .current_dir(root)
             .features(CargoOpt::SomeFeatures(vec![]))
-            .other_options(["--locked".to_owned(), "--filter-platform".to_owned(), target.to_owned()])
+            .other_options(options.map(str::to_owned).collect::<Vec<_>>())
             .exec()
             .context("cannot read the dependency graph")?;
         let services = services(&metadata)?;

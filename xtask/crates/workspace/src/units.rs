@@ -1,0 +1,216 @@
+//! Cargo's unit graph: every compilation that a build of the services would be, with the features that it would have, without
+//! compiling anything. The flag is unstable, so the one read-only call is unlocked by `RUSTC_BOOTSTRAP` and writes only into
+//! a folder of its own: nothing of it reaches the builds of images. It does not know what the packages are good or bad for.
+//!
+//! Source: Cargo's `--unit-graph`, format version 1 (rust-lang/cargo#8002).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use anyhow::{Context, Result, bail, ensure};
+use serde::Deserialize;
+use stdx::Cmd;
+
+use crate::load::{CargoConfig, Network, Service, Workspace, cargo};
+
+/// A graph beyond this is no workspace that anybody has.
+const MOST_UNITS: usize = 200_000;
+
+/// The packages behind one binary, with the features that each is compiled with.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Closure {
+    /// Linked into the binary; the service's own package is one of them.
+    pub linked: BTreeMap<String, BTreeSet<String>>,
+    /// Compiled and run to build it, and not in it: build scripts, procedural macros, and what these need.
+    pub build_only: BTreeMap<String, BTreeSet<String>>,
+}
+
+/// What each service is made of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Closures {
+    /// By service; package ids are those of `cargo metadata`.
+    pub services: BTreeMap<String, Closure>,
+    /// Why this is more than what is really compiled, where Cargo would not tell exactly.
+    pub warning: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Graph {
+    version: u32,
+    units: Vec<Unit>,
+    roots: Vec<usize>,
+}
+
+#[derive(Deserialize)]
+struct Unit {
+    pkg_id: String,
+    target: Target,
+    platform: Option<String>,
+    mode: String,
+    features: BTreeSet<String>,
+    dependencies: Vec<Dependency>,
+}
+
+#[derive(Deserialize)]
+struct Target {
+    kind: Vec<String>,
+    name: String,
+}
+
+#[derive(Deserialize)]
+struct Dependency {
+    index: usize,
+}
+
+impl Closures {
+    /// Asks Cargo. Where it refuses, everything that was resolved counts as linked, with a warning: never less than the truth.
+    ///
+    /// `scratch` is a folder that Cargo may keep what it learns of the compiler in.
+    pub fn load(workspace: &Workspace, cargo: &CargoConfig, network: Network, scratch: &Path) -> Closures {
+        let exact = command(workspace, cargo, scratch)
+            .args(network.cargo_flag())
+            .read()
+            .and_then(|text| parse(&text, workspace))
+            .context("cannot read Cargo's unit graph");
+        match exact {
+            Ok(services) => Closures { services, warning: None },
+            Err(error) => {
+                let warning = format!(
+                    "{error:#}; every package that was resolved for a service counts as linked into it"
+                );
+                let services = workspace.services.iter();
+                let services = services.map(|(name, service)| (name.clone(), resolved(workspace, service)));
+                Closures { services: services.collect(), warning: Some(warning) }
+            }
+        }
+    }
+}
+
+/// The command of a build of all services (see the decision on closed sets of services), asked for its plan.
+fn command(workspace: &Workspace, cargo_config: &CargoConfig, scratch: &Path) -> Cmd {
+    let services = workspace.services.values();
+    cargo()
+        .args(["build", "--locked", "--quiet", "--unit-graph", "-Zunstable-options"])
+        .arg(format!("--profile={}", workspace.settings.build.profile))
+        .arg(format!("--target={}", cargo_config.target))
+        .arg(format!("--target-dir={}", scratch.display()))
+        .args(services.clone().map(|service| format!("--package={}", service.package)))
+        .args(services.map(|service| format!("--bin={}", service.binary)))
+        .env("RUSTC_BOOTSTRAP", "1")
+        .env("CARGO_BUILD_BUILD_DIR", scratch)
+        // Dependencies can hang on what is configured: `[target.'cfg(tokio_unstable)'.dependencies]`.
+        .env("CARGO_ENCODED_RUSTFLAGS", cargo_config.image_rustflags().join("\x1f"))
+        .env_remove("RUSTFLAGS")
+        .cwd(&workspace.root)
+}
+
+fn parse(text: &str, workspace: &Workspace) -> Result<BTreeMap<String, Closure>> {
+    let graph: Graph = serde_json::from_str(text)?;
+    ensure!(graph.version == 1, "its format has version {}, and this program knows version 1", graph.version);
+    ensure!(graph.units.len() <= MOST_UNITS, "it has {} units", graph.units.len());
+    let known: BTreeSet<&str> =
+        workspace.metadata.packages.iter().map(|package| package.id.repr.as_str()).collect();
+    if let Some(unit) = graph.units.iter().find(|unit| !known.contains(unit.pkg_id.as_str())) {
+        bail!("it names the package {}, which the dependency graph does not have", unit.pkg_id);
+    }
+    let closure = |service: &Service| {
+        let is_root = |unit: &Unit| {
+            unit.pkg_id == service.package.repr
+                && unit.target.name == service.binary
+                && unit.target.kind.iter().any(|kind| kind == "bin")
+        };
+        let mut roots =
+            graph.roots.iter().filter_map(|index| graph.units.get(*index).map(|unit| (*index, unit)));
+        let (root, _) = roots
+            .find(|(_, unit)| is_root(unit))
+            .with_context(|| format!("it has no binary `{}` of {}", service.binary, service.name))?;
+        graph.closure(root)
+    };
+    workspace.services.iter().map(|(name, service)| Ok((name.clone(), closure(service)?))).collect()
+}
+
+impl Graph {
+    /// What is compiled for the target and is no build script is linked; what else is compiled only builds.
+    fn closure(&self, root: usize) -> Result<Closure> {
+        let mut closure = Closure::default();
+        let mut todo = vec![root];
+        let mut seen = BTreeSet::new();
+        while let Some(index) = todo.pop() {
+            if !seen.insert(index) {
+                continue;
+            }
+            let unit = self.units.get(index).context("it points to a unit that it does not have")?;
+            todo.extend(unit.dependencies.iter().map(|dependency| dependency.index));
+            // Running a build script is a unit of its own, of the target, that compiles nothing.
+            let set = match (unit.mode.as_str(), &unit.platform) {
+                ("build", Some(_)) => &mut closure.linked,
+                ("build", None) => &mut closure.build_only,
+                _ => continue,
+            };
+            set.entry(unit.pkg_id.clone()).or_default().extend(unit.features.iter().cloned());
+        }
+        closure.build_only.retain(|package, _| !closure.linked.contains_key(package));
+        Ok(closure)
+    }
+}
+
+/// Everything that Cargo resolved for the service, as linked.
+fn resolved(workspace: &Workspace, service: &Service) -> Closure {
+    let nodes: BTreeMap<_, _> = workspace
+        .metadata
+        .resolve
+        .iter()
+        .flat_map(|resolve| &resolve.nodes)
+        .map(|node| (&node.id, node))
+        .collect();
+    let mut linked = BTreeMap::new();
+    let mut todo = vec![&service.package];
+    while let Some(id) = todo.pop() {
+        let Some(node) = nodes.get(id).filter(|_| !linked.contains_key(&id.repr)) else { continue };
+        linked.insert(id.repr.clone(), node.features.iter().map(ToString::to_string).collect());
+        todo.extend(&node.dependencies);
+    }
+    Closure { linked, build_only: BTreeMap::new() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn unit(id: &str, platform: Option<&str>, mode: &str, dependencies: &[usize]) -> Unit {
+        Unit {
+            pkg_id: id.into(),
+            target: Target { kind: vec!["lib".into()], name: id.into() },
+            platform: platform.map(str::to_owned),
+            mode: mode.into(),
+            features: BTreeSet::new(),
+            dependencies: dependencies.iter().map(|index| Dependency { index: *index }).collect(),
+        }
+    }
+
+    #[test]
+    fn what_builds_and_what_is_linked_are_told_apart() {
+        let target = Some("x86_64-unknown-linux-gnu");
+        let graph = Graph {
+            version: 1,
+            roots: vec![0],
+            units: vec![
+                unit("app", target, "build", &[1, 2, 5]),
+                unit("library", target, "build", &[3, 6]),
+                unit("macro", None, "build", &[6]),
+                // Running the script of `library`, then the script itself.
+                unit("library", target, "run-custom-build", &[4]),
+                unit("library", None, "build", &[7]),
+                unit("shared", target, "build", &[]),
+                unit("shared", None, "build", &[]),
+                unit("cc", None, "build", &[]),
+                unit("unrelated", target, "build", &[]),
+            ],
+        };
+        let closure = graph.closure(0).unwrap();
+        assert_eq!(closure.linked.keys().collect::<Vec<_>>(), ["app", "library", "shared"]);
+        assert_eq!(closure.build_only.keys().collect::<Vec<_>>(), ["cc", "macro"]);
+        let damaged = Graph { units: vec![unit("app", target, "build", &[7])], ..graph };
+        assert!(damaged.closure(0).is_err());
+    }
+}

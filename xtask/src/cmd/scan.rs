@@ -1,0 +1,145 @@
+//! `cargo xtask scan`: load, run, judge, report.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::thread;
+use std::time::Instant;
+
+use anyhow::{Result, anyhow};
+use deploy::EnvironmentFile;
+use finding::{Check, Finding, Judged, Place, Policy, Sarif, Waivers};
+use scan::{Context, Options};
+use workspace::ServiceConfig;
+
+use crate::exit::{Code, ResultExt};
+use crate::flags;
+use crate::render::{self, Scanned, ScannedCheck};
+
+/// A check looks at the workspace and says what it found.
+type Run = fn(&Context) -> Result<Vec<Finding>>;
+
+/// All of them; they run at the same time.
+const CHECKS: &[(Check, Run)] = &[(Check::Advisories, scan::advisories), (Check::Licences, scan::licences)];
+
+pub(crate) fn run(flags: &flags::Scan) -> Result<()> {
+    let started = Instant::now();
+    let root = super::workspace_root().or_exit(Code::Configuration)?;
+    let options = Options { offline: flags.offline, history: flags.history, now: jiff::Timestamp::now() };
+    let context = Context::open(root, options).or_exit(Code::Configuration)?;
+    let settings = &context.settings.scan;
+    let waivers = Waivers::load(&context.root, &settings.waivers, options.today(), settings.max_waiver_days)
+        .or_exit(Code::Configuration)?;
+    let policy = policy(flags, &context).or_exit(Code::Configuration)?;
+    let (findings, checks) = run_all(&context, &flags.checks);
+    if let Some(path) = &flags.notices {
+        let text = scan::notices(&context).or_exit(Code::Configuration)?;
+        stdx::fs::write_atomic(&std::path::absolute(path)?, text.as_bytes(), 0o644)?;
+    }
+    let services = service_files(&context, &findings);
+    let closures = context.graph().ok().map(|graph| graph.packages.clone()).filter(|_| flags.json);
+    let (warnings, incomplete) = context.finish();
+    let judged = waivers.apply(findings, options.today(), &complete(&checks, &incomplete, flags));
+    if let Some(path) = &flags.sarif {
+        write_sarif(path, &judged, &services)?;
+    }
+    let scanned =
+        Scanned { judged, policy, checks, warnings, packages: closures.unwrap_or_default(), started };
+    render::scanned(&scanned, flags.json)?;
+    render::github(&scanned, &services)?;
+    finish(&scanned)
+}
+
+/// The thresholds: the defaults, what `slipway.yaml` changes, what it changes for the environment, or the one flag.
+fn policy(flags: &flags::Scan, context: &Context) -> Result<Policy> {
+    if let Some(severity) = flags.fail_on {
+        return Ok(Policy::at(severity));
+    }
+    let policy = Policy::default().with(&context.settings.scan.fail_on);
+    match &flags.environment {
+        None => Ok(policy),
+        Some(name) => {
+            let file = EnvironmentFile::load(&context.root.join("deploy/environments"), name)?;
+            Ok(policy.with(&file.environment.scan.fail_on))
+        }
+    }
+}
+
+/// Runs the checks in `selected`, or all where it is empty. One that fails does not keep the others from being reported.
+fn run_all(context: &Context, selected: &[Check]) -> (Vec<Finding>, Vec<ScannedCheck>) {
+    let is_selected = |check: &Check| selected.is_empty() || selected.contains(check);
+    let timed = |run: Run| {
+        let started = Instant::now();
+        (run(context), started.elapsed())
+    };
+    let results = thread::scope(|scope| {
+        let spawned: Vec<_> = CHECKS
+            .iter()
+            .filter(|(check, _)| is_selected(check))
+            .map(|(check, run)| (*check, scope.spawn(move || timed(*run))))
+            .collect();
+        let join = |(check, thread): (Check, thread::ScopedJoinHandle<'_, _>)| (check, thread.join());
+        spawned.into_iter().map(join).collect::<Vec<_>>()
+    });
+    let mut findings = Vec::new();
+    let mut checks = Vec::new();
+    for (check, result) in results {
+        let (result, elapsed) =
+            result.unwrap_or_else(|_| (Err(anyhow!("the check panicked")), Default::default()));
+        let (found, error) = match result {
+            Ok(found) => (found, None),
+            Err(error) => (vec![], Some(format!("{error:#}"))),
+        };
+        findings.extend(found);
+        checks.push(ScannedCheck { check, error, elapsed });
+    }
+    (findings, checks)
+}
+
+/// The checks of which a waiver that covered nothing is known to be of no use.
+fn complete(checks: &[ScannedCheck], incomplete: &BTreeSet<Check>, flags: &flags::Scan) -> BTreeSet<Check> {
+    let ran = checks.iter().filter(|check| check.error.is_none()).map(|check| check.check);
+    let is_whole = |check: &Check| !incomplete.contains(check) && (flags.history || *check != Check::Secrets);
+    ran.filter(is_whole).collect()
+}
+
+/// The file that stands for each service's image, where any finding is in an image.
+fn service_files(context: &Context, findings: &[Finding]) -> BTreeMap<String, String> {
+    let has_image = findings.iter().any(|finding| matches!(finding.place, Place::Image { .. }));
+    let Some(graph) = has_image.then(|| context.graph().ok()).flatten() else { return BTreeMap::new() };
+    let file = |folder: &Path| {
+        let names = [ServiceConfig::FILE, "Cargo.toml"];
+        let path = names.into_iter().map(|name| folder.join(name)).find(|path| path.is_file())?;
+        Some(path.strip_prefix(&context.root).ok()?.to_string_lossy().into_owned())
+    };
+    let services = graph.workspace.services.iter();
+    services.filter_map(|(name, service)| Some((name.clone(), file(&service.folder)?))).collect()
+}
+
+fn write_sarif(path: &Path, judged: &Judged, service_files: &BTreeMap<String, String>) -> Result<()> {
+    let version = env!("CARGO_PKG_VERSION");
+    let document =
+        finding::sarif(&Sarif { version, open: &judged.open, waived: &judged.waived, service_files });
+    let text = format!("{}\n", serde_json::to_string_pretty(&document)?);
+    stdx::fs::write_atomic(&std::path::absolute(path)?, text.as_bytes(), 0o644)
+}
+
+/// What could not be looked at is no success, and weighs more than what was found.
+fn finish(scanned: &Scanned) -> Result<()> {
+    // Checks that need the same fact fail with the same words.
+    let mut failed: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for check in &scanned.checks {
+        if let Some(error) = &check.error {
+            failed.entry(error).or_default().push(check.check.name());
+        }
+    }
+    if !failed.is_empty() {
+        let list: Vec<String> =
+            failed.iter().map(|(error, checks)| format!("{}: {error}", checks.join(", "))).collect();
+        return Err(anyhow!("cannot run every check: {}", list.join("; "))).or_exit(Code::Configuration);
+    }
+    match scanned.failing() {
+        0 => Ok(()),
+        1 => Err(anyhow!("1 finding violates the policy")).or_exit(Code::PolicyViolated),
+        many => Err(anyhow!("{many} findings violate the policy")).or_exit(Code::PolicyViolated),
+    }
+}
