@@ -5,6 +5,7 @@ mod cmd;
 mod docker;
 mod exit;
 mod flags;
+mod github;
 mod manifest;
 #[cfg(test)]
 mod reference;
@@ -46,6 +47,7 @@ fn run(flags: &Slipway) -> anyhow::Result<()> {
         Command::Logs(flags) => cmd::logs::run(flags),
         Command::Rollback(flags) => cmd::rollback::run(flags),
         Command::Down(flags) => cmd::down::run(flags),
+        Command::Github(flags) => cmd::github::run(flags),
         Command::Supervise { spec } => deploy::supervise(spec),
         Command::Edge { state, listen } => edge::serve(edge::Options::new(*listen, state)),
     }

@@ -45,7 +45,7 @@ pub(crate) fn run(flags: &flags::Scan) -> Result<()> {
     let scanned =
         Scanned { judged, policy, checks, warnings, packages: closures.unwrap_or_default(), started };
     render::scanned(&scanned, flags.json)?;
-    render::github(&scanned, &services)?;
+    render::annotate(&scanned, &services)?;
     finish(&scanned)
 }
 

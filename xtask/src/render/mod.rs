@@ -1,6 +1,7 @@
 //! What users see: results on standard output as a table or one JSON document, progress on standard error.
 
 mod deploy;
+mod github;
 mod progress;
 mod scan;
 mod table;
@@ -15,8 +16,9 @@ use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
 pub(crate) use deploy::{DeployProgress, deploy_plan, down, outcome, status};
+pub(crate) use github::{github, github_skipped};
 pub(crate) use progress::Progress;
-pub(crate) use scan::{Scanned, ScannedCheck, github, scanned};
+pub(crate) use scan::{Scanned, ScannedCheck, annotate, scanned};
 use table::Table;
 
 /// Prints a plan.

@@ -139,7 +139,7 @@ fn value(scanned: &Scanned) -> Value {
 
 /// In a GitHub Actions job: annotations at the places of findings, and the job's summary page. Annotations go to standard
 /// error, where the runner reads them as well: standard output carries results only.
-pub(crate) fn github(scanned: &Scanned, service_files: &BTreeMap<String, String>) -> Result<()> {
+pub(crate) fn annotate(scanned: &Scanned, service_files: &BTreeMap<String, String>) -> Result<()> {
     if std::env::var("GITHUB_ACTIONS").is_ok_and(|value| value == "true") {
         eprint!("{}", annotations(scanned, service_files));
         if let Some(path) = std::env::var_os("GITHUB_STEP_SUMMARY") {

@@ -5,6 +5,7 @@
 mod build;
 mod deploy;
 mod docs;
+mod github;
 mod interop;
 mod nix;
 mod platform;

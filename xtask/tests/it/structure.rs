@@ -13,6 +13,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("release", &["stdx"]),
     ("edge", &["stdx"]),
     ("load", &[]),
+    ("github", &["finding", "stdx"]),
     ("base", &["oci"]),
     ("supply", &["stdx"]),
     ("scan", &["finding", "stdx", "workspace"]),
