@@ -14,6 +14,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("edge", &["stdx"]),
     ("load", &[]),
     ("github", &["finding", "stdx"]),
+    ("audit", &["finding", "oci", "stdx"]),
     ("base", &["oci"]),
     ("supply", &["stdx"]),
     ("scan", &["finding", "stdx", "workspace"]),
