@@ -18,6 +18,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("base", &["oci"]),
     ("supply", &["stdx"]),
     ("scan", &["finding", "stdx", "workspace"]),
+    ("secrets", &["finding", "oci", "stdx"]),
     ("build", &["base", "oci", "stdx", "supply", "workspace"]),
     ("deploy", &["edge", "finding", "oci", "release", "stdx"]),
     ("xtask", &["build", "deploy", "edge", "finding", "oci", "release", "scan", "stdx", "workspace"]),

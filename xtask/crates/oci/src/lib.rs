@@ -13,6 +13,7 @@ mod layout;
 mod tar;
 mod tree;
 mod unpack;
+mod visit;
 
 pub use archive::write_archive;
 pub use image::{HealthCheck, Image, ImageSpec};
@@ -20,6 +21,7 @@ pub use layer::{Compression, Layer};
 pub use layout::{Layout, Tagged};
 pub use tree::{Entry, Source, Tree};
 pub use unpack::{RunConfig, Unpacked, unpack};
+pub use visit::{LayerFile, visit_files};
 
 /// Version of the bytes that packing gives for one input. It is recorded in every image's configuration.
 pub const FORMAT: u32 = 1;

@@ -155,11 +155,11 @@ impl<R: Read> Read for HashingReader<R> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::{Compression, ImageSpec, Layer, Source, Tree};
 
-    fn image(layout: &Layout, layers: Vec<Layer>) -> Digest {
+    pub(crate) fn image(layout: &Layout, layers: Vec<Layer>) -> Digest {
         let spec = ImageSpec {
             architecture: "amd64".into(),
             created: "1970-01-01T00:00:00Z".into(),
