@@ -22,6 +22,8 @@ pub(crate) enum Code {
     PolicyViolated = 13,
     /// A binary cannot be built to the same bits elsewhere.
     NotReproducible = 14,
+    /// A check found files that are not as they would be written.
+    WouldChange = 15,
     /// The deployment failed; what served before serves on.
     RolledBack = 20,
     /// The deployment failed in a way that a person must look at.
@@ -30,6 +32,25 @@ pub(crate) enum Code {
     LockHeld = 22,
     /// The user interrupted; what was begun was undone or is taken up by the next call.
     Interrupted = 130,
+}
+
+impl Code {
+    /// The code that a run of this very program ended with.
+    pub(crate) fn of_status(status: Option<i32>) -> Code {
+        const ALL: &[Code] = &[
+            Code::Configuration,
+            Code::BuildFailed,
+            Code::TestsFailed,
+            Code::PolicyViolated,
+            Code::NotReproducible,
+            Code::WouldChange,
+            Code::RolledBack,
+            Code::NeedsHuman,
+            Code::LockHeld,
+            Code::Interrupted,
+        ];
+        ALL.iter().copied().find(|code| Some(*code as i32) == status).unwrap_or(Code::Other)
+    }
 }
 
 /// An error that stands for an exit code.

@@ -26,13 +26,15 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// As a Cargo subcommand the program is called `cargo-xtask xtask …`: the word is Cargo's, not the user's.
+/// As a Cargo subcommand the program is called `cargo-xtask xtask …`: the word is Cargo's, not the user's. Jobs of CI pass it on
+/// under the name `cargo-slipway`, which the alias `xtask` can lead to where a workspace has one.
 fn arguments() -> impl Iterator<Item = std::ffi::OsString> {
-    let is_cargo =
-        std::env::args_os().next().is_some_and(|name| name.to_string_lossy().ends_with("cargo-xtask"));
+    let program = std::env::args_os().next().unwrap_or_default();
+    let program = program.to_string_lossy();
+    let word = ["xtask", "slipway"].into_iter().find(|word| program.ends_with(&format!("cargo-{word}")));
     std::env::args_os()
         .enumerate()
-        .filter(move |(at, arg)| !(is_cargo && *at == 1 && arg == "xtask"))
+        .filter(move |(at, arg)| !(*at == 1 && word.is_some_and(|word| arg == word)))
         .map(|(_, arg)| arg)
 }
 
@@ -42,6 +44,7 @@ fn run(flags: &Slipway) -> anyhow::Result<()> {
         Command::Test(flags) => cmd::test::run(flags),
         Command::Release(flags) => cmd::release::run(flags),
         Command::Scan(flags) => cmd::scan::run(flags),
+        Command::Ci(flags) => cmd::ci::run(flags),
         Command::Deploy(flags) => cmd::deploy::run(flags),
         Command::Status(flags) => cmd::status::run(flags),
         Command::Logs(flags) => cmd::logs::run(flags),

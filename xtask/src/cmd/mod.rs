@@ -2,6 +2,7 @@
 
 pub(crate) mod admission;
 pub(crate) mod build;
+pub(crate) mod ci;
 pub(crate) mod deploy;
 pub(crate) mod down;
 pub(crate) mod github;

@@ -1,25 +1,25 @@
 //! `cargo xtask scan`: load, run, judge, report.
 
+mod checks;
+
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
-use std::thread;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use anyhow::{Result, anyhow};
 use deploy::EnvironmentFile;
-use finding::{Check, Finding, Judged, Place, Policy, Sarif, Waivers};
+use finding::{Check, Finding, Judged, Place, Policy, Record, Sarif, Waivers};
+use release::Release;
 use scan::{Context, Options};
 use workspace::ServiceConfig;
 
+use checks::{Images, Subject};
+
+use super::admission;
 use crate::exit::{Code, ResultExt};
 use crate::flags;
 use crate::render::{self, Scanned, ScannedCheck};
-
-/// A check looks at the workspace and says what it found.
-type Run = fn(&Context) -> Result<Vec<Finding>>;
-
-/// All of them; they run at the same time.
-const CHECKS: &[(Check, Run)] = &[(Check::Advisories, scan::advisories), (Check::Licences, scan::licences)];
 
 pub(crate) fn run(flags: &flags::Scan) -> Result<()> {
     let started = Instant::now();
@@ -30,23 +30,52 @@ pub(crate) fn run(flags: &flags::Scan) -> Result<()> {
     let waivers = Waivers::load(&context.root, &settings.waivers, options.today(), settings.max_waiver_days)
         .or_exit(Code::Configuration)?;
     let policy = policy(flags, &context).or_exit(Code::Configuration)?;
-    let (findings, checks) = run_all(&context, &flags.checks);
+    let release = flags.release.as_deref().map(Release::load).transpose().or_exit(Code::Configuration)?;
+    let stop = super::interruption()?;
+    let images = Images::find(&context.root, release.as_ref()).or_exit(Code::Configuration)?;
+    let subject = Subject { context: &context, release: release.as_ref(), images, stop: &stop };
+    let (findings, checks) = checks::run_all(&subject, &flags.checks);
+    if stop.load(Ordering::SeqCst) {
+        return Err(anyhow!("interrupted")).or_exit(Code::Interrupted);
+    }
     if let Some(path) = &flags.notices {
         let text = scan::notices(&context).or_exit(Code::Configuration)?;
-        stdx::fs::write_atomic(&std::path::absolute(path)?, text.as_bytes(), 0o644)?;
+        stdx::fs::write_atomic(path, text.as_bytes(), 0o644).or_exit(Code::Configuration)?;
     }
     let services = service_files(&context, &findings);
     let closures = context.graph().ok().map(|graph| graph.packages.clone()).filter(|_| flags.json);
+    let root = context.root.clone();
     let (warnings, incomplete) = context.finish();
     let judged = waivers.apply(findings, options.today(), &complete(&checks, &incomplete, flags));
     if let Some(path) = &flags.sarif {
-        write_sarif(path, &judged, &services)?;
+        write_sarif(path, &judged, &services).or_exit(Code::Configuration)?;
     }
-    let scanned =
-        Scanned { judged, policy, checks, warnings, packages: closures.unwrap_or_default(), started };
+    let record =
+        release.map(|release| record(&root, &release, flags, options, &checks, &judged)).transpose()?;
+    let packages = closures.unwrap_or_default();
+    let scanned = Scanned { judged, policy, checks, warnings, packages, record, started };
     render::scanned(&scanned, flags.json)?;
     render::annotate(&scanned, &services)?;
     finish(&scanned)
+}
+
+/// Writes what deployments of the release go by, and says where.
+fn record(
+    root: &Path,
+    release: &Release,
+    flags: &flags::Scan,
+    options: Options,
+    checks: &[ScannedCheck],
+    judged: &Judged,
+) -> Result<PathBuf> {
+    let id = release.id()?;
+    let path = match &flags.record {
+        Some(path) => path.clone(),
+        None => admission::record_path(root, &id).or_exit(Code::Configuration)?,
+    };
+    let ran = checks.iter().filter(|check| check.error.is_none()).map(|check| check.check).collect();
+    Record::new(id, options.now, ran, judged).write(&path).or_exit(Code::Configuration)?;
+    Ok(path)
 }
 
 /// The thresholds: the defaults, what `slipway.yaml` changes, what it changes for the environment, or the one flag.
@@ -62,37 +91,6 @@ fn policy(flags: &flags::Scan, context: &Context) -> Result<Policy> {
             Ok(policy.with(&file.environment.scan.fail_on))
         }
     }
-}
-
-/// Runs the checks in `selected`, or all where it is empty. One that fails does not keep the others from being reported.
-fn run_all(context: &Context, selected: &[Check]) -> (Vec<Finding>, Vec<ScannedCheck>) {
-    let is_selected = |check: &Check| selected.is_empty() || selected.contains(check);
-    let timed = |run: Run| {
-        let started = Instant::now();
-        (run(context), started.elapsed())
-    };
-    let results = thread::scope(|scope| {
-        let spawned: Vec<_> = CHECKS
-            .iter()
-            .filter(|(check, _)| is_selected(check))
-            .map(|(check, run)| (*check, scope.spawn(move || timed(*run))))
-            .collect();
-        let join = |(check, thread): (Check, thread::ScopedJoinHandle<'_, _>)| (check, thread.join());
-        spawned.into_iter().map(join).collect::<Vec<_>>()
-    });
-    let mut findings = Vec::new();
-    let mut checks = Vec::new();
-    for (check, result) in results {
-        let (result, elapsed) =
-            result.unwrap_or_else(|_| (Err(anyhow!("the check panicked")), Default::default()));
-        let (found, error) = match result {
-            Ok(found) => (found, None),
-            Err(error) => (vec![], Some(format!("{error:#}"))),
-        };
-        findings.extend(found);
-        checks.push(ScannedCheck { check, error, elapsed });
-    }
-    (findings, checks)
 }
 
 /// The checks of which a waiver that covered nothing is known to be of no use.
@@ -120,7 +118,7 @@ fn write_sarif(path: &Path, judged: &Judged, service_files: &BTreeMap<String, St
     let document =
         finding::sarif(&Sarif { version, open: &judged.open, waived: &judged.waived, service_files });
     let text = format!("{}\n", serde_json::to_string_pretty(&document)?);
-    stdx::fs::write_atomic(&std::path::absolute(path)?, text.as_bytes(), 0o644)
+    stdx::fs::write_atomic(path, text.as_bytes(), 0o644)
 }
 
 /// What could not be looked at is no success, and weighs more than what was found.

@@ -1,5 +1,6 @@
 //! What users see: results on standard output as a table or one JSON document, progress on standard error.
 
+pub(crate) mod ci;
 mod deploy;
 mod github;
 mod progress;

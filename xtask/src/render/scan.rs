@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io::Write as _;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -23,6 +24,8 @@ pub(crate) struct Scanned {
     pub(crate) warnings: Vec<String>,
     /// What the services are made of; empty where nobody asked.
     pub(crate) packages: Vec<Package>,
+    /// What deployments of the scanned release go by.
+    pub(crate) record: Option<PathBuf>,
     pub(crate) started: Instant,
 }
 
@@ -77,6 +80,9 @@ pub(crate) fn scanned(scanned: &Scanned, as_json: bool) -> Result<()> {
         writeln!(text, "waived  {}  {}  {why}", finding.rule.id, plain(&finding.message))?;
     }
     writeln!(text, "{}", summary(scanned))?;
+    if let Some(path) = &scanned.record {
+        writeln!(text, "deployments of this release go by {}", path.display())?;
+    }
     print(&text)
 }
 
@@ -130,6 +136,7 @@ fn value(scanned: &Scanned) -> Value {
         "findings": open.map(finding).collect::<Vec<_>>(),
         "waived": scanned.judged.waived,
         "failing": scanned.failing(),
+        "record": scanned.record,
         "warnings": scanned.warnings,
         "checks": scanned.checks.iter().map(check).collect::<Vec<_>>(),
         "packages": scanned.packages.iter().map(package).collect::<Vec<_>>(),

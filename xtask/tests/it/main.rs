@@ -4,6 +4,7 @@
 
 mod audit;
 mod build;
+mod ci;
 mod deploy;
 mod docs;
 mod github;

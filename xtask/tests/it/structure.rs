@@ -19,9 +19,26 @@ const EDGES: &[(&str, &[&str])] = &[
     ("supply", &["stdx"]),
     ("scan", &["finding", "stdx", "workspace"]),
     ("secrets", &["finding", "oci", "stdx"]),
+    ("workflow", &["stdx"]),
     ("build", &["base", "oci", "stdx", "supply", "workspace"]),
     ("deploy", &["edge", "finding", "oci", "release", "stdx"]),
-    ("xtask", &["build", "deploy", "edge", "finding", "oci", "release", "scan", "stdx", "workspace"]),
+    (
+        "xtask",
+        &[
+            "audit",
+            "build",
+            "deploy",
+            "edge",
+            "finding",
+            "oci",
+            "release",
+            "scan",
+            "secrets",
+            "stdx",
+            "workflow",
+            "workspace",
+        ],
+    ),
 ];
 
 /// Packages below `folder` of this workspace.

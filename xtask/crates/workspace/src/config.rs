@@ -3,7 +3,8 @@
 use std::path::Path;
 
 use anyhow::Result;
-use serde::Deserialize;
+use serde::de::IgnoredAny;
+use serde::{Deserialize, Deserializer};
 use stdx::yaml::{self, File};
 
 use crate::scan::ScanSettings;
@@ -18,6 +19,14 @@ pub struct Settings {
     pub image: ImageSettings,
     /// What scans go by.
     pub scan: ScanSettings,
+    /// The block of the generated workflows, which has a reader of its own.
+    #[serde(deserialize_with = "elsewhere")]
+    pub ci: (),
+}
+
+/// Any value: whoever reads the block judges it.
+fn elsewhere<'de, D: Deserializer<'de>>(deserializer: D) -> Result<(), D::Error> {
+    IgnoredAny::deserialize(deserializer).map(drop)
 }
 
 /// How binaries are compiled.
@@ -92,6 +101,7 @@ mod tests {
     fn every_key_has_a_default() {
         assert_eq!(load("").unwrap(), Settings::default());
         assert_eq!(load("build:\n").unwrap(), Settings::default());
+        assert_eq!(load("ci: { any: [thing] }").unwrap(), Settings::default());
         assert_eq!(load("image: { prefix: r.example/t/ }").unwrap().image.prefix, "r.example/t/");
     }
 

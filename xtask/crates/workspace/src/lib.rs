@@ -10,7 +10,7 @@ mod units;
 
 pub use config::{BuildSettings, ImageSettings, Settings};
 pub use load::{CargoConfig, Network, Service, Workspace, cargo_home, locate, slipway_dir, target_dir};
-pub use scan::{AdvisorySettings, LicenceException, LicenceSettings, ScanSettings};
+pub use scan::{AdvisorySettings, ImageLimits, LicenceException, LicenceSettings, ScanSettings};
 pub use service::{
     Asset, EnvKind, EnvVar, Health, Http, Image, Resources, Route, ServiceConfig, Stop, Volume,
 };

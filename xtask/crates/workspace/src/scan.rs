@@ -21,6 +21,16 @@ pub struct ScanSettings {
     pub advisories: AdvisorySettings,
     /// Which licences are allowed.
     pub licences: LicenceSettings,
+    /// What images must be like.
+    pub images: ImageLimits,
+}
+
+/// What images must be like.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ImageLimits {
+    /// The largest sum of an image's layers as they are stored; no limit where `None`.
+    pub max_mib: Option<u64>,
 }
 
 /// Where advisories come from, and how old they may be.
@@ -94,6 +104,7 @@ impl Default for ScanSettings {
             max_waiver_days: 180,
             advisories: AdvisorySettings::default(),
             licences: LicenceSettings::default(),
+            images: ImageLimits::default(),
         }
     }
 }

@@ -1,0 +1,121 @@
+//! Every command line that the pipelines call, in one place: a change of a command's flags is a change here and nowhere else.
+
+use crate::expr::Value;
+use crate::model::{Arg, Run};
+
+/// Everything that jobs make lies here, apart from what builds and tests keep.
+pub(crate) const FOLDER: &str = "target/slipway/ci";
+/// The tool, as one job passes it on to others.
+pub(crate) const TOOL: &str = "target/slipway/ci/tool";
+/// The plan of the tests, for the gate.
+pub(crate) const TEST_PLAN: &str = "target/slipway/ci/test-plan.json";
+/// The matrix of shards.
+pub(crate) const TEST_MATRIX: &str = "target/slipway/ci/test-matrix.json";
+/// Reports of the shards.
+pub(crate) const REPORTS: &str = "target/slipway/ci/reports";
+/// What all shards ran together.
+pub(crate) const MERGED: &str = "target/slipway/ci/tests.json";
+/// Findings.
+pub(crate) const SARIF: &str = "target/slipway/ci/scan.sarif";
+/// What `build` says that it made.
+pub(crate) const BUILT: &str = "target/slipway/ci/build.json";
+/// Images as a layout.
+pub(crate) const IMAGES: &str = "target/slipway/images";
+/// SBOM documents.
+pub(crate) const SBOM: &str = "target/slipway/sbom";
+/// Where a release that is to be deployed is put.
+pub(crate) const RELEASE: &str = "target/slipway/ci/release";
+
+/// Into how many jobs the tests are split.
+pub(crate) enum Shards {
+    /// As the settings say.
+    Fixed(u32),
+    /// As the caller of the workflow says.
+    Input,
+}
+
+impl Shards {
+    fn passed_to(&self, run: Run, then: &str) -> Run {
+        match self {
+            Shards::Fixed(count) => run.words(&count.to_string()).words(then),
+            Shards::Input => run.arg(Arg::Var("SHARDS")).words(then).env("SHARDS", Value::Input("shards")),
+        }
+    }
+}
+
+/// In the plan of the tests: how many there are.
+pub const PLANNED_TESTS: &str = "/tests";
+/// In the merged report: how many ran exactly once.
+pub const MERGED_TESTS: &str = "/tests";
+
+pub(crate) fn test_plan(shards: &Shards) -> Run {
+    shards.passed_to(Run::new("test plan --shards"), "--json").stdout(TEST_PLAN)
+}
+
+pub(crate) fn test_matrix(shards: &Shards) -> Run {
+    shards.passed_to(Run::new("test plan --shards"), "--matrix").stdout(TEST_MATRIX)
+}
+
+pub(crate) fn test_shard() -> Run {
+    Run::new("test --shard")
+        .arg(Arg::Var("SHARD"))
+        .words("--report")
+        .arg(Arg::Around("target/slipway/ci/reports/shard-", "INDEX", ".json"))
+        .env("SHARD", Value::Matrix("shard"))
+        .env("INDEX", Value::JobIndex)
+}
+
+pub(crate) fn test_merge() -> Run {
+    Run::new("test merge --json").arg(Arg::Files(REPORTS, ".json")).stdout(MERGED)
+}
+
+pub(crate) fn scan() -> Run {
+    Run::new(&format!("scan --sarif {SARIF}"))
+}
+
+pub(crate) fn build() -> Run {
+    Run::new("build --json").stdout(BUILT)
+}
+
+pub(crate) fn release_create() -> Run {
+    Run::new("release create --tag")
+        .arg(Arg::Var("TAG"))
+        .env("TAG", Value::RefName)
+        .env("GITHUB_TOKEN", Value::Token)
+}
+
+pub(crate) fn release_fetch() -> Run {
+    Run::new("github release download --tag")
+        .arg(Arg::Var("TAG"))
+        .words(&format!("--into {RELEASE}"))
+        .env("TAG", Value::Input("release"))
+        .env("GITHUB_TOKEN", Value::Token)
+}
+
+pub(crate) fn deploy(environment: &str) -> Run {
+    Run::new(&format!("deploy {environment} --release {RELEASE}/release.json"))
+}
+
+pub(crate) fn ci_plan() -> Run {
+    Run::new(&format!("ci plan --tests {TEST_PLAN} --matrix {TEST_MATRIX} --tool {TOOL}")).giving_outputs()
+}
+
+pub(crate) fn ci_lint() -> Run {
+    Run::new("ci lint")
+}
+
+pub(crate) fn ci_check() -> Run {
+    Run::new("ci check")
+}
+
+pub(crate) fn ci_prune() -> Run {
+    Run::new("ci prune")
+}
+
+pub(crate) fn ci_subjects() -> Run {
+    Run::new(&format!("ci subjects {BUILT}")).giving_outputs()
+}
+
+pub(crate) fn ci_gate() -> Run {
+    Run::new(&format!("ci gate --tests {MERGED}")).env("NEEDS", Value::Needs)
+}
