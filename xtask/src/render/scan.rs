@@ -16,6 +16,9 @@ use super::{document, print, seconds};
 /// Annotations beyond this are dropped by GitHub, for each kind and step.
 const MOST_ANNOTATIONS: usize = 10;
 
+/// A job's summary may have 1 MiB; who needs more rows reads the report.
+const MOST_ROWS: usize = 200;
+
 /// What a scan found, judged.
 pub(crate) struct Scanned {
     pub(crate) judged: Judged,
@@ -107,7 +110,11 @@ fn group(text: &mut String, scanned: &Scanned, check: Check) -> Result<()> {
 }
 
 fn summary(scanned: &Scanned) -> String {
-    let checks: Vec<&str> = scanned.checks.iter().map(|check| check.check.name()).collect();
+    let name = |check: &ScannedCheck| match check.error {
+        None => check.check.name().to_owned(),
+        Some(_) => format!("{} could not run", check.check.name()),
+    };
+    let checks: Vec<String> = scanned.checks.iter().map(name).collect();
     let took = seconds(u64::try_from(scanned.started.elapsed().as_millis()).unwrap_or(u64::MAX));
     let count =
         |severity: Severity| scanned.judged.open.iter().filter(|one| one.severity == severity).count();
@@ -208,10 +215,13 @@ fn markdown(scanned: &Scanned) -> String {
     if !findings.is_empty() {
         text += "\n| | severity | rule | place | what | fix |\n|---|---|---|---|---|---|\n";
     }
-    for finding in findings {
+    for finding in findings.iter().take(MOST_ROWS) {
         let (word, severity) = (scanned.word(finding), finding.severity.name());
         let cells = [&finding.rule.id, &finding.place.to_string(), &finding.message, &finding.rule.fix];
         let _ = writeln!(text, "| {word} | {severity} | {} |", cells.map(|text| cell(text)).join(" | "));
+    }
+    if findings.len() > MOST_ROWS {
+        let _ = writeln!(text, "\nand {} more.", findings.len() - MOST_ROWS);
     }
     text
 }
@@ -245,6 +255,7 @@ mod tests {
             checks: vec![],
             warnings: vec![],
             packages: vec![],
+            record: None,
             started: Instant::now(),
         }
     }

@@ -135,7 +135,10 @@ impl Waivers {
         for ((waiver, line), used) in self.waivers.iter().zip(used) {
             let is_known = match Check::of_rule(&waiver.rule) {
                 Some(check) => complete.contains(&check),
-                None => true,
+                // The rule may be of any check; secrets and waivers name theirs.
+                None => Check::ALL.iter().all(|check| {
+                    matches!(check, Check::Secrets | Check::Waivers) || complete.contains(check)
+                }),
             };
             if waiver.expires < today {
                 judged.open.push(self.stale(waiver, *line, Stale::Expired));
@@ -295,6 +298,11 @@ mod tests {
         assert_eq!(judge(&waivers, vec![]), (0, vec!["waivers/unused".into()]));
         let unknown = waivers.apply(vec![], TODAY, &BTreeSet::from([Check::Advisories]));
         assert_eq!(unknown, Judged::default());
+        let text = "waivers:\n  - rule: other/rule\n    reason: r\n    owner: o\n    expires: 2030-01-11\n";
+        let judged = |checks: &[Check]| {
+            load(text).unwrap().apply(vec![], TODAY, &checks.iter().copied().collect()).open.len()
+        };
+        assert_eq!((judged(&Check::ALL), judged(&[Check::Advisories])), (1, 0));
         let mut note = finding(1, "k");
         note.severity = Severity::Note;
         assert_eq!(
