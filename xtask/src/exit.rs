@@ -12,13 +12,17 @@ use build::BuildError;
 pub(crate) enum Code {
     /// A bug of this program, or something that none of the others describes.
     Other = 1,
+    /// The command line makes no sense.
+    Usage = 2,
     /// Something in the configuration, or about this machine, must be mended first. Nothing was changed.
     Configuration = 3,
     /// The build failed.
     BuildFailed = 10,
     /// Tests failed.
     TestsFailed = 11,
-    /// A scan found what the policy forbids.
+    /// Nothing is left to do after what was asked for.
+    NothingSelected = 12,
+    /// Something that must hold does not: what a scan found is against the policy, shards did not run each test exactly once.
     PolicyViolated = 13,
     /// A binary cannot be built to the same bits elsewhere.
     NotReproducible = 14,
@@ -38,9 +42,11 @@ impl Code {
     /// The code that a run of this very program ended with.
     pub(crate) fn of_status(status: Option<i32>) -> Code {
         const ALL: &[Code] = &[
+            Code::Usage,
             Code::Configuration,
             Code::BuildFailed,
             Code::TestsFailed,
+            Code::NothingSelected,
             Code::PolicyViolated,
             Code::NotReproducible,
             Code::WouldChange,

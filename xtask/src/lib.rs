@@ -19,6 +19,9 @@ use crate::flags::{Command, Slipway};
 
 /// Runs the program: parses the command line, carries the command out, and gives the exit code.
 pub fn main() -> ExitCode {
+    if let Some(code) = shard::run_as_compiler() {
+        return code;
+    }
     let flags = Slipway::parse_from(arguments());
     match run(&flags) {
         Ok(()) => ExitCode::SUCCESS,

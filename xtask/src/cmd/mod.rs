@@ -13,6 +13,8 @@ pub(crate) mod scan;
 pub(crate) mod status;
 pub(crate) mod test;
 
+pub(crate) use test::Files as TestFiles;
+
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 

@@ -6,6 +6,7 @@ mod github;
 mod progress;
 mod scan;
 mod table;
+mod test;
 
 use std::fmt::Write as _;
 use std::io::Write as _;
@@ -21,6 +22,10 @@ pub(crate) use github::{github, github_skipped};
 pub(crate) use progress::Progress;
 pub(crate) use scan::{Scanned, ScannedCheck, annotate, scanned};
 use table::Table;
+pub(crate) use test::{
+    TEST_PLAN, TestProgress, github_annotations, github_summary, test_matrix, test_plan, test_plan_document,
+    test_plan_summary, test_report,
+};
 
 /// Prints a plan.
 pub(crate) fn plan(loaded: &Loaded, as_json: bool) -> Result<()> {

@@ -15,3 +15,4 @@ mod release;
 mod scan;
 mod structure;
 mod support;
+mod test;

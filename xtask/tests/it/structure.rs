@@ -11,6 +11,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("workspace", &["finding", "stdx"]),
     ("oci", &["stdx"]),
     ("release", &["stdx"]),
+    ("shard", &["stdx", "workspace"]),
     ("edge", &["stdx"]),
     ("load", &[]),
     ("github", &["finding", "stdx"]),

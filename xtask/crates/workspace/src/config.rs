@@ -19,6 +19,8 @@ pub struct Settings {
     pub image: ImageSettings,
     /// What scans go by.
     pub scan: ScanSettings,
+    /// How tests run.
+    pub test: TestSettings,
     /// The block of the generated workflows, which has a reader of its own.
     #[serde(deserialize_with = "elsewhere")]
     pub ci: (),
@@ -47,6 +49,46 @@ pub struct ImageSettings {
     pub prefix: String,
     /// Who distributes the images.
     pub vendor: Option<String>,
+}
+
+/// How tests run.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TestSettings {
+    /// A test that runs for longer is called slow, once for each time this long.
+    pub slow_after_s: u64,
+    /// A test that runs for longer is ended and has failed; never where `None`.
+    pub timeout_s: Option<u64>,
+    /// Tests that cannot all run at the same time.
+    pub groups: Vec<TestGroup>,
+}
+
+/// Tests that share something which only so many of them can use at the same time.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TestGroup {
+    /// Its name.
+    pub name: String,
+    /// How many run at the same time.
+    pub max_threads: usize,
+    /// Which: the id of a test binary, or one and, after a space, how the names of the tests begin.
+    pub tests: Vec<String>,
+}
+
+impl TestGroup {
+    /// Whether the test of this name in this binary is one of them.
+    pub fn holds(&self, binary: &str, name: &str) -> bool {
+        self.tests.iter().any(|entry| match entry.split_once(' ') {
+            Some((id, prefix)) => id == binary && name.starts_with(prefix.trim()),
+            None => entry == binary,
+        })
+    }
+}
+
+impl Default for TestSettings {
+    fn default() -> TestSettings {
+        TestSettings { slow_after_s: 60, timeout_s: None, groups: Vec::new() }
+    }
 }
 
 impl Default for BuildSettings {
@@ -83,7 +125,27 @@ impl Settings {
             problems.push(file.problem(&["image", "prefix"], message));
         }
         problems.extend(self.scan.problems(file));
+        self.test.problems(file, &mut problems);
         problems
+    }
+}
+
+impl TestSettings {
+    fn problems(&self, file: &File, problems: &mut Vec<yaml::Problem>) {
+        if self.slow_after_s == 0 || self.timeout_s == Some(0) {
+            problems.push(file.problem(&["test"], "times are whole seconds, from 1".to_owned()));
+        }
+        for group in &self.groups {
+            let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_".contains(c);
+            if group.name.is_empty() || !group.name.chars().all(is_plain) {
+                let message = format!("`{}` is no name of a group: letters, digits, `-` and `_`", group.name);
+                problems.push(file.problem(&["test", "groups"], message));
+            }
+            if group.max_threads == 0 {
+                let message = format!("max_threads of {} must be at least 1", group.name);
+                problems.push(file.problem(&["test", "groups"], message));
+            }
+        }
     }
 }
 
@@ -103,6 +165,16 @@ mod tests {
         assert_eq!(load("build:\n").unwrap(), Settings::default());
         assert_eq!(load("ci: { any: [thing] }").unwrap(), Settings::default());
         assert_eq!(load("image: { prefix: r.example/t/ }").unwrap().image.prefix, "r.example/t/");
+    }
+
+    #[test]
+    fn a_group_holds_a_binary_or_what_begins_so_in_it() {
+        let text = "test: { groups: [{ name: db, max_threads: 1, tests: [\"a::it\", \"b::it store::\"] }] }";
+        let group = load(text).unwrap().test.groups.remove(0);
+        assert!(group.holds("a::it", "x") && group.holds("b::it", "store::x"));
+        assert!(!group.holds("b::it", "x") && !group.holds("a", "x"));
+        let error = load("test: { timeout_s: 0, groups: [{ name: a b, max_threads: 0, tests: [] }] }");
+        assert_eq!(error.unwrap_err().to_string().matches("slipway.yaml:1").count(), 3);
     }
 
     #[test]

@@ -8,8 +8,10 @@ mod service;
 mod split;
 mod units;
 
-pub use config::{BuildSettings, ImageSettings, Settings};
-pub use load::{CargoConfig, Network, Service, Workspace, cargo_home, locate, slipway_dir, target_dir};
+pub use config::{BuildSettings, ImageSettings, Settings, TestGroup, TestSettings};
+pub use load::{
+    CargoConfig, Network, Service, TestConfig, Workspace, cargo_home, locate, slipway_dir, target_dir,
+};
 pub use scan::{AdvisorySettings, ImageLimits, LicenceException, LicenceSettings, ScanSettings};
 pub use service::{
     Asset, EnvKind, EnvVar, Health, Http, Image, Resources, Route, ServiceConfig, Stop, Volume,

@@ -106,6 +106,35 @@ pub fn slipway_dir(root: &Path, target_dir: &Path) -> PathBuf {
     }
 }
 
+/// What Cargo's configuration says about running tests on this machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TestConfig {
+    /// Whether compilers are called through a program of the user's.
+    pub has_rustc_wrapper: bool,
+    /// The program, with arguments, through which binaries for this machine are run; empty for none.
+    pub runner: Vec<std::ffi::OsString>,
+    /// Variables of the `[env]` tables, and whether each counts for more than the environment.
+    pub env: BTreeMap<String, (std::ffi::OsString, bool)>,
+}
+
+impl TestConfig {
+    /// Reads Cargo's configuration as seen from the workspace root.
+    pub fn load(root: &Path) -> Result<TestConfig> {
+        let config =
+            cargo_config2::Config::load_with_cwd(root).context("cannot read Cargo's configuration")?;
+        let host = config.host_triple().context("cannot ask rustc for its host")?.to_owned();
+        let runner = config.runner(host.as_str())?;
+        let env = config.env.iter().map(|(name, value)| (name.clone(), (value.value.clone(), value.force)));
+        Ok(TestConfig {
+            has_rustc_wrapper: config.build.rustc_wrapper.is_some(),
+            runner: runner
+                .map(|r| [r.path.into_os_string()].into_iter().chain(r.args).collect())
+                .unwrap_or_default(),
+            env: env.collect(),
+        })
+    }
+}
+
 impl CargoConfig {
     /// Reads Cargo's configuration as seen from the workspace root.
     pub fn load(root: &Path, target: Option<&str>) -> Result<CargoConfig> {

@@ -544,7 +544,8 @@ pub(crate) fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
 
 /// A port from a range that neither slots nor outgoing connections use.
 fn free_port() -> u16 {
-    let offset = (std::process::id() % 20) as u16 * 100;
+    // Test processes of one run have neighbouring ids: each gets a few ports that none of its neighbours begins with.
+    let offset = (std::process::id() % 385) as u16 * 7;
     loop {
         let port = 30_000 + (offset + NEXT_PORT.fetch_add(1, Ordering::Relaxed)) % 2_700;
         if TcpListener::bind(("127.0.0.1", port)).is_ok() {
