@@ -316,9 +316,6 @@ pub(crate) struct CiRun {
 
 #[derive(Debug, Args)]
 pub(crate) struct CiPlan {
-    /// What `cargo xtask test plan --json` printed.
-    #[arg(long, value_name = "FILE")]
-    pub(crate) tests: PathBuf,
     /// What `cargo xtask test plan --matrix` printed.
     #[arg(long, value_name = "FILE")]
     pub(crate) matrix: PathBuf,
@@ -329,7 +326,7 @@ pub(crate) struct CiPlan {
 
 #[derive(Debug, Args)]
 pub(crate) struct CiGate {
-    /// What `cargo xtask test merge --json` printed; it may be missing where no tests were planned.
+    /// What `cargo xtask test merge --report` wrote; it may be missing where no tests were planned.
     #[arg(long, value_name = "FILE")]
     pub(crate) tests: PathBuf,
     /// Print one JSON document instead of a table.
@@ -768,7 +765,7 @@ pub(crate) struct GithubRelease {
     /// Name of the tag.
     pub(crate) tag: String,
     /// Files to attach, under their own names.
-    #[arg(long = "asset", value_name = "FILE")]
+    #[arg(long = "asset", value_name = "FILE", num_args = 1..)]
     pub(crate) assets: Vec<PathBuf>,
     /// Commit to make the tag from, where it does not exist yet.
     #[arg(long)]

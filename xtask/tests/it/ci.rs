@@ -19,6 +19,7 @@ ci:
   default_branch: trunk/next
   runner: ubuntu-latest
   shards: 9
+  exact_test_plan: false
   timeout_minutes: 55
   retention_days: 3
   schedule: ''
@@ -222,20 +223,35 @@ fn the_published_schemas_accept_all_files() {
     }
 }
 
-/// Stands for commands that are not part of the tool yet, with what they will print; passes all others on.
+/// Stands for GitHub and for an environment; passes all other commands on.
 const STAND_IN: &str = r#"#!/bin/sh
 case "$1 $2 $*" in
-"test plan "*--matrix*) echo '{"include": [{"shard": "1/2"}, {"shard": "2/2"}]}' ;;
-"test plan "*) echo '{"tests": 1}' ;;
-"test --shard "*)
-    echo '{"tests": 1}' >"$5"
-    [ "$3" = 2/2 ] || cargo test --workspace --locked || exit 11 ;;
-"test merge "*) [ -s "$4" ] && echo '{"tests": 1}' ;;
-"scan --sarif "*) echo '{}' >"$3" ;;
-"github release "*) echo "$5 $GITHUB_TOKEN" >fetched ;;
+"github download "*) echo "$3 $GITHUB_TOKEN" >fetched ;;
+"scan --release "*) echo "$3" >scanned ;;
 "deploy staging "*) echo "$4 ${GITHUB_TOKEN-none}" >deployed ;;
 *) exec "$XTASK" "$@" ;;
 esac
+"#;
+
+/// Workflows for two shards, and the advisories of the folder `db`.
+const SETTINGS: &str = "\
+ci: { shards: 2, tool: { repository: 'https://example.com/some/tool', version: v1 } }
+scan: { advisories: { database: db, warn_age_days: 100000, max_age_days: 100000 } }
+";
+
+/// A made up advisory in the RustSec project's format, about a small package that this workspace has downloaded anyway.
+const ADVISORY: &str = r#"```toml
+[advisory]
+id = "RUSTSEC-2026-0001"
+package = "itoa"
+date = "2026-01-02"
+cvss = "CVSS:3.1/AV:N/AC:L/PR:N/UI:N/S:U/C:H/I:H/A:H"
+
+[versions]
+patched = [">= 99.0.0"]
+```
+
+# itoa can be made to fail
 "#;
 
 const CLEAN: &str = r#"fn main() {
@@ -289,6 +305,26 @@ const PLANTED: &[Planted] = &[
         says: "assertion `left == right` failed",
     },
     Planted {
+        name: "a vulnerable dependency",
+        plant: |fixture| {
+            fixture.package("hello", "[dependencies]\nitoa = \"1\"\n", CLEAN);
+            fixture.lock();
+        },
+        red: &["scan"],
+        code: 13,
+        says: "RUSTSEC-2026-0001",
+    },
+    Planted {
+        name: "a secret",
+        // Put together here: this file is scanned, too.
+        plant: |fixture| {
+            fixture.write("crates/hello/deploy.sh", &format!("TOKEN=dop_v1_{}\n", "0f1e2d3c".repeat(8)))
+        },
+        red: &["scan"],
+        code: 13,
+        says: "crates/hello/deploy.sh:1",
+    },
+    Planted {
         name: "a workflow that somebody edited",
         plant: |fixture| edit(fixture, CI, "if: always()", "if: success()"),
         red: &["lint"],
@@ -302,13 +338,21 @@ const MAIN: &str = "crates/hello/src/main.rs";
 /// A workspace that the pipeline finds green.
 fn green() -> Fixture {
     let mut fixture = Fixture::hello();
-    fixture.write(MAIN, CLEAN);
-    fixture.write("slipway.yaml", TOOL_ONLY);
+    fixture.write("slipway.yaml", SETTINGS);
+    fixture.write("db/crates/itoa/RUSTSEC-2026-0001.md", ADVISORY);
     fixture.write("stand-in", STAND_IN);
     fs::set_permissions(fixture.path("stand-in"), fs::Permissions::from_mode(0o755)).unwrap();
     fixture.env("XTASK", env!("CARGO_BIN_EXE_xtask"));
-    assert_eq!(fixture.run(&["ci", "generate"]).code, 0);
+    take_back(&fixture);
     fixture
+}
+
+/// Takes back whatever was planted.
+fn take_back(fixture: &Fixture) {
+    fixture.package("hello", "", CLEAN);
+    let _ = fs::remove_file(fixture.path("crates/hello/deploy.sh"));
+    fixture.lock();
+    assert_eq!(fixture.run(&["ci", "generate"]).code, 0);
 }
 
 fn pipeline(fixture: &Fixture) -> (Run, BTreeMap<String, String>) {
@@ -343,8 +387,7 @@ fn each_planted_defect_ends_red_at_its_job_and_the_clean_branch_green() {
             planted.code,
             &[planted.says, "not as planned", &format!("the job {} is red", planted.red[0])],
         );
-        fixture.write(MAIN, CLEAN);
-        assert_eq!(fixture.run(&["ci", "generate"]).code, 0);
+        take_back(&fixture);
     }
 }
 
@@ -371,6 +414,7 @@ fn a_token_reaches_the_step_that_names_it_and_no_other() {
     let run = fixture.run(&[&["ci", "run", "--tool", "stand-in", "deploy/staging"], &inputs[..]].concat());
     assert_eq!(run.code, 0, "{}", run.stderr);
     assert_eq!(read(&fixture, "fetched"), "v1.2.3 sesame\n");
+    assert_eq!(read(&fixture, "scanned"), "target/slipway/ci/release/release.json\n");
     assert_eq!(read(&fixture, "deployed"), "target/slipway/ci/release/release.json none\n");
     // Another environment than the one that was asked for is left alone.
     let run = fixture
@@ -382,7 +426,7 @@ fn a_token_reaches_the_step_that_names_it_and_no_other() {
 #[test]
 fn the_gate_is_red_when_a_job_was_skipped_or_a_test_lost() {
     let mut fixture = Fixture::hello();
-    fixture.write("tests.json", "{\"tests\": 3}");
+    fixture.write("tests.json", "{\"tests\": [{}, {}, {}]}");
     let outputs = json!({"test": "true", "tests": "3", "report": "false"});
     let needs = |lint: &str| {
         let job = |result: &str| json!({"result": result, "outputs": {}});
@@ -398,7 +442,7 @@ fn the_gate_is_red_when_a_job_was_skipped_or_a_test_lost() {
     fixture.env("GITHUB_STEP_SUMMARY", fixture.path("summary.md").to_str().unwrap());
     assert_eq!(fixture.run(&gate).code, 0);
     assert!(read(&fixture, "summary.md").contains("| lint | success | success |"));
-    fixture.write("tests.json", "{\"tests\": 2}");
+    fixture.write("tests.json", "{\"tests\": [{}, {}]}");
     fixture.run(&gate).fails(13, &["3 were planned and 2 ran"]);
     fixture.env("NEEDS", &needs("skipped"));
     fixture.run(&gate).fails(13, &["lint: skipped, planned was success"]);
@@ -409,8 +453,8 @@ fn the_gate_is_red_when_a_job_was_skipped_or_a_test_lost() {
 #[test]
 fn the_plan_takes_the_base_from_the_event_and_hands_the_tool_on() {
     let mut fixture = Fixture::hello();
-    fixture.write("plan.json", "{\"tests\": 3}");
-    fixture.write("matrix.json", "{\"shard\": [\"1/1\"]}");
+    let entry = json!({"shard": "1/1", "tests": 3, "exact": true, "seconds": 1.5});
+    fixture.write("matrix.json", &json!({"include": [entry]}).to_string());
     let base = "0123456789".repeat(4);
     fixture.write("event.json", &json!({"before": base}).to_string());
     for (name, file) in [("EVENT_PATH", "event.json"), ("OUTPUT", "outputs")] {
@@ -418,7 +462,7 @@ fn the_plan_takes_the_base_from_the_event_and_hands_the_tool_on() {
         fixture.env(&format!("GITHUB_{name}"), path.to_str().unwrap());
     }
     fixture.env("GITHUB_EVENT_NAME", "push");
-    let plan = ["ci", "plan", "--tests", "plan.json", "--matrix", "matrix.json", "--tool", "tool"];
+    let plan = ["ci", "plan", "--matrix", "matrix.json", "--tool", "tool"];
     let run = fixture.run(&plan);
     assert_eq!(run.code, 0, "{}", run.stderr);
     let expected = format!(

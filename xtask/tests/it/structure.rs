@@ -35,6 +35,7 @@ const EDGES: &[(&str, &[&str])] = &[
             "release",
             "scan",
             "secrets",
+            "shard",
             "stdx",
             "workflow",
             "workspace",

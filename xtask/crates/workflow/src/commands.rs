@@ -7,13 +7,15 @@ use crate::model::{Arg, Run};
 pub(crate) const FOLDER: &str = "target/slipway/ci";
 /// The tool, as one job passes it on to others.
 pub(crate) const TOOL: &str = "target/slipway/ci/tool";
-/// The plan of the tests, for the gate.
-pub(crate) const TEST_PLAN: &str = "target/slipway/ci/test-plan.json";
+/// The plan of the tests, which goes with the tool: all shards and the gate go by the same.
+pub(crate) const TEST_PLAN: &str = "target/slipway/ci/tool/test-plan.json";
+/// What tests took before.
+pub(crate) const TIMINGS: &str = "target/slipway/test/timings.jsonl";
 /// The matrix of shards.
 pub(crate) const TEST_MATRIX: &str = "target/slipway/ci/test-matrix.json";
 /// Reports of the shards.
 pub(crate) const REPORTS: &str = "target/slipway/ci/reports";
-/// What all shards ran together.
+/// What all shards ran together. The folder is that of the shards' reports no more: a report is merged once.
 pub(crate) const MERGED: &str = "target/slipway/ci/tests.json";
 /// Findings.
 pub(crate) const SARIF: &str = "target/slipway/ci/scan.sarif";
@@ -23,6 +25,8 @@ pub(crate) const BUILT: &str = "target/slipway/ci/build.json";
 pub(crate) const IMAGES: &str = "target/slipway/images";
 /// SBOM documents.
 pub(crate) const SBOM: &str = "target/slipway/sbom";
+/// The release manifest.
+pub(crate) const MANIFEST: &str = "target/slipway/ci/release.json";
 /// Where a release that is to be deployed is put.
 pub(crate) const RELEASE: &str = "target/slipway/ci/release";
 
@@ -43,30 +47,23 @@ impl Shards {
     }
 }
 
-/// In the plan of the tests: how many there are.
-pub const PLANNED_TESTS: &str = "/tests";
-/// In the merged report: how many ran exactly once.
-pub const MERGED_TESTS: &str = "/tests";
-
-pub(crate) fn test_plan(shards: &Shards) -> Run {
-    shards.passed_to(Run::new("test plan --shards"), "--json").stdout(TEST_PLAN)
-}
-
-pub(crate) fn test_matrix(shards: &Shards) -> Run {
-    shards.passed_to(Run::new("test plan --shards"), "--matrix").stdout(TEST_MATRIX)
+pub(crate) fn test_plan(shards: &Shards, is_exact: bool) -> Run {
+    let exact = if is_exact { "--exact " } else { "" };
+    let run = Run::new(&format!("test plan {exact}--out {TEST_PLAN} --matrix --shards"));
+    shards.passed_to(run, "").stdout(TEST_MATRIX)
 }
 
 pub(crate) fn test_shard() -> Run {
     Run::new("test --shard")
         .arg(Arg::Var("SHARD"))
-        .words("--report")
+        .words(&format!("--plan {TEST_PLAN} --report"))
         .arg(Arg::Around("target/slipway/ci/reports/shard-", "INDEX", ".json"))
         .env("SHARD", Value::Matrix("shard"))
         .env("INDEX", Value::JobIndex)
 }
 
 pub(crate) fn test_merge() -> Run {
-    Run::new("test merge --json").arg(Arg::Files(REPORTS, ".json")).stdout(MERGED)
+    Run::new(&format!("test merge --plan {TEST_PLAN} --report {MERGED}")).arg(Arg::Files(REPORTS, ".json"))
 }
 
 pub(crate) fn scan() -> Run {
@@ -78,18 +75,29 @@ pub(crate) fn build() -> Run {
 }
 
 pub(crate) fn release_create() -> Run {
-    Run::new("release create --tag")
+    Run::new(&format!("release create --output {MANIFEST}"))
+}
+
+pub(crate) fn release_publish() -> Run {
+    Run::new("github release")
         .arg(Arg::Var("TAG"))
+        .words(&format!("--asset {MANIFEST}"))
+        .arg(Arg::Files(SBOM, ".cdx.json"))
         .env("TAG", Value::RefName)
         .env("GITHUB_TOKEN", Value::Token)
 }
 
 pub(crate) fn release_fetch() -> Run {
-    Run::new("github release download --tag")
+    Run::new("github download")
         .arg(Arg::Var("TAG"))
         .words(&format!("--into {RELEASE}"))
         .env("TAG", Value::Input("release"))
         .env("GITHUB_TOKEN", Value::Token)
+}
+
+/// A release that waited for days is held against the advisories of the day on which it is deployed.
+pub(crate) fn release_scan() -> Run {
+    Run::new(&format!("scan --release {RELEASE}/release.json"))
 }
 
 pub(crate) fn deploy(environment: &str) -> Run {
@@ -97,7 +105,7 @@ pub(crate) fn deploy(environment: &str) -> Run {
 }
 
 pub(crate) fn ci_plan() -> Run {
-    Run::new(&format!("ci plan --tests {TEST_PLAN} --matrix {TEST_MATRIX} --tool {TOOL}")).giving_outputs()
+    Run::new(&format!("ci plan --matrix {TEST_MATRIX} --tool {TOOL}")).giving_outputs()
 }
 
 pub(crate) fn ci_lint() -> Run {

@@ -111,8 +111,7 @@ fn plan(settings: &Settings, shards: &Shards, fresh: Setup) -> Job {
     let steps = vec![
         checkout(true),
         setup(fresh, Some(Cache::Dependencies)),
-        run("List the tests", commands::test_plan(shards)),
-        run("Split them", commands::test_matrix(shards)),
+        run("Split the tests", commands::test_plan(shards, settings.exact_test_plan)),
         run("Say what must happen", commands::ci_plan()),
         step(
             "Pass the tool on",
@@ -196,11 +195,12 @@ fn gate(settings: &Settings, jobs: &[Job]) -> Job {
         "Green only if every job ended as planned and every test ran once.",
         vec![
             checkout(false),
-            setup(Setup::Passed, None),
+            setup(Setup::Passed, Some(Cache::Timings)),
             step("Fetch the reports", reports).when(Condition::PlannedAnyway("test")),
             run("Prove that every test ran once", commands::test_merge())
                 .when(Condition::PlannedAnyway("test")),
             run("Compare with the plan", commands::ci_gate()).when(Condition::Always),
+            step("Keep what tests took", Action::Save(Cache::Timings)).when(Condition::Trusted),
         ],
     );
     job.needs = jobs.iter().map(|job| job.id.clone()).collect();
@@ -219,9 +219,10 @@ fn build(settings: &Settings) -> Workflow {
             setup(Setup::Fresh, None),
             run("Build images", commands::build()),
             run("Name what is to be signed", commands::ci_subjects()),
+            run("Write the release manifest", commands::release_create()),
             upload("images", commands::IMAGES, settings),
             upload("sbom", commands::SBOM, settings),
-            upload("build", commands::BUILT, settings),
+            upload("release", commands::MANIFEST, settings),
         ],
     );
     images.steps_mut().outputs = vec!["matrix"];
@@ -281,10 +282,9 @@ fn release(settings: &Settings) -> Job {
         vec![
             checkout(false),
             setup(Setup::Fresh, None),
-            download("images", commands::IMAGES),
             download("sbom", commands::SBOM),
-            download("build", commands::FOLDER),
-            run("Create the release", commands::release_create()),
+            download("release", commands::FOLDER),
+            run("Publish the release", commands::release_publish()),
         ],
     );
     job.needs = vec!["images".to_owned()];
@@ -359,9 +359,12 @@ fn deploy_to(settings: &Settings, index: usize) -> Job {
         &environment.name,
         about,
         vec![
-            checkout(false),
+            checkout_of(Value::Input("release")),
             setup(Setup::Fresh, None),
             run("Fetch the release", commands::release_fetch()),
+            // The same sources give the same bits: the release names them by digest, and any other is refused.
+            run("Build its images again", commands::build()),
+            run("Scan it", commands::release_scan()),
             run("Deploy", deploy),
         ],
     );
@@ -404,7 +407,11 @@ fn run(name: &str, run: Run) -> Step {
 }
 
 fn checkout(has_history: bool) -> Step {
-    step("Fetch the sources", Action::Checkout { has_history })
+    step("Fetch the sources", Action::Checkout { has_history, of: None })
+}
+
+fn checkout_of(tag: Value) -> Step {
+    step("Fetch the sources of the release", Action::Checkout { has_history: false, of: Some(tag) })
 }
 
 fn setup(setup: Setup, cache: Option<Cache>) -> Step {

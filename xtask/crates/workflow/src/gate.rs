@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use crate::expr::{Condition, Ended};
 use crate::model::{Job, Workflow};
+use crate::plan::PROVEN;
 
 /// More jobs than a workflow of ours has.
 const MAX_JOBS: usize = 1_000;
@@ -58,8 +59,13 @@ pub fn parse_needs(text: &str) -> Result<BTreeMap<String, Ended>> {
 }
 
 /// Judges the jobs of `workflow`. `run_tests` is how many tests the shards' merged report proves to have run exactly once; `None`
-/// where there is no such report.
-pub fn judge(workflow: &Workflow, needs: &BTreeMap<String, Ended>, run_tests: Option<u64>) -> Judgement {
+/// where there is no such report. `counts_tests` says whether the plan has to count the tests.
+pub fn judge(
+    workflow: &Workflow,
+    needs: &BTreeMap<String, Ended>,
+    run_tests: Option<u64>,
+    counts_tests: bool,
+) -> Judgement {
     let mut problems = Vec::new();
     let judged: Vec<&Job> = workflow.jobs.iter().filter(|job| job.id != GATE).collect();
     let outputs = needs.get("plan").map(|plan| &plan.outputs);
@@ -80,7 +86,10 @@ pub fn judge(workflow: &Workflow, needs: &BTreeMap<String, Ended>, run_tests: Op
     }
     let output = |name: &str| outputs.and_then(|outputs| outputs.get(name)).map(String::as_str);
     let planned_tests = output("tests").and_then(|count| count.parse().ok());
-    problems.extend(tests_problem(planned_tests, output("test") == Some("true"), run_tests));
+    // Without a count of its own the plan must have been allowed to have none; the merged reports prove the rest.
+    let is_proven = !counts_tests && output("tests") == Some(PROVEN);
+    let expected = if is_proven { run_tests } else { planned_tests };
+    problems.extend(tests_problem(expected, output("test") == Some("true"), run_tests));
     Judgement { jobs, planned_tests, run_tests, problems }
 }
 
@@ -146,7 +155,7 @@ mod tests {
         for report in [true, false] {
             let (workflow, needs) = green(report);
             assert_eq!(needs.len(), workflow.jobs.len() - 1);
-            assert_eq!(judge(&workflow, &needs, Some(TESTS)).problems, Vec::<String>::new());
+            assert_eq!(judge(&workflow, &needs, Some(TESTS), true).problems, Vec::<String>::new());
         }
     }
 
@@ -158,16 +167,16 @@ mod tests {
                 for result in ["success", "skipped", "failure", "cancelled", "", "Success"] {
                     let mut needs = good.clone();
                     needs.get_mut(name).unwrap().result = result.to_owned();
-                    let is_red = !judge(&workflow, &needs, Some(TESTS)).problems.is_empty();
+                    let is_red = !judge(&workflow, &needs, Some(TESTS), true).problems.is_empty();
                     assert_eq!(is_red, good[name].result != result, "{name} {result}");
                 }
                 let mut needs = good.clone();
                 needs.remove(name);
-                assert!(!judge(&workflow, &needs, Some(TESTS)).problems.is_empty(), "without {name}");
+                assert!(!judge(&workflow, &needs, Some(TESTS), true).problems.is_empty(), "without {name}");
             }
             let mut needs = good;
             needs.insert("more".to_owned(), Ended { result: "success".to_owned(), ..Ended::default() });
-            assert!(!judge(&workflow, &needs, Some(TESTS)).problems.is_empty());
+            assert!(!judge(&workflow, &needs, Some(TESTS), true).problems.is_empty());
         }
     }
 
@@ -175,17 +184,17 @@ mod tests {
     fn every_change_of_a_count_or_an_output_is_red() {
         let (workflow, good) = green(true);
         for run in [None, Some(0), Some(TESTS - 1), Some(TESTS + 1)] {
-            assert!(!judge(&workflow, &good, run).problems.is_empty(), "{run:?}");
+            assert!(!judge(&workflow, &good, run, true).problems.is_empty(), "{run:?}");
         }
         for name in ["test", "tests", "report"] {
             for value in ["", "0", "false", "11", "True", "-1", "x"] {
                 let mut needs = good.clone();
                 needs.get_mut("plan").unwrap().outputs.insert(name.to_owned(), value.to_owned());
-                assert!(!judge(&workflow, &needs, Some(TESTS)).problems.is_empty(), "{name}={value}");
+                assert!(!judge(&workflow, &needs, Some(TESTS), true).problems.is_empty(), "{name}={value}");
             }
             let mut needs = good.clone();
             needs.get_mut("plan").unwrap().outputs.remove(name);
-            assert!(!judge(&workflow, &needs, Some(TESTS)).problems.is_empty(), "without {name}");
+            assert!(!judge(&workflow, &needs, Some(TESTS), true).problems.is_empty(), "without {name}");
         }
     }
 
@@ -195,7 +204,7 @@ mod tests {
         for value in ["", "0", "False", "true", "no"] {
             let mut needs = good.clone();
             needs.get_mut("plan").unwrap().outputs.insert("report".to_owned(), value.to_owned());
-            assert!(!judge(&workflow, &needs, Some(TESTS)).problems.is_empty(), "{value}");
+            assert!(!judge(&workflow, &needs, Some(TESTS), true).problems.is_empty(), "{value}");
         }
     }
 
@@ -212,5 +221,18 @@ mod tests {
             assert!(parse_needs(bad).is_err(), "{bad}");
         }
         assert_eq!(parse_needs("{\"a\": 1}").unwrap()["a"].result, "unknown");
+    }
+
+    #[test]
+    fn a_plan_that_need_not_count_goes_by_the_proof_and_only_by_it() {
+        let (workflow, mut needs) = green(true);
+        let judged =
+            |needs: &BTreeMap<String, Ended>, run, counts| judge(&workflow, needs, run, counts).problems;
+        needs.get_mut("plan").unwrap().outputs.insert("tests".to_owned(), PROVEN.to_owned());
+        assert_eq!(judged(&needs, Some(TESTS), false), Vec::<String>::new());
+        assert!(!judged(&needs, None, false).is_empty(), "no proof");
+        assert!(!judged(&needs, Some(TESTS), true).is_empty(), "a count was asked for");
+        needs.get_mut("plan").unwrap().outputs.insert("tests".to_owned(), "11".to_owned());
+        assert!(!judged(&needs, Some(TESTS), false).is_empty(), "another count");
     }
 }

@@ -16,7 +16,6 @@ mod render;
 mod settings;
 mod yaml;
 
-pub use commands::{MERGED_TESTS, PLANNED_TESTS};
 pub use define::{ci, workflows};
 pub use event::{Base, Event, MAX_EVENT_BYTES};
 pub use expr::{Condition, Context, Ended, Value};

@@ -74,7 +74,7 @@ pub struct JobReport {
     pub exit_status: Option<i32>,
     /// All that its steps printed.
     pub log: PathBuf,
-    /// The end of what the failed step printed.
+    /// The end of what each failed step printed.
     pub output: String,
     /// How long it took.
     pub elapsed_ms: u64,
@@ -196,8 +196,8 @@ impl Local<'_> {
                         report.result = Outcome::Failure;
                         report.failed_step = Some(step.name.clone());
                         report.exit_status = status;
-                        report.output = tail(&report.log, before)?;
                     }
+                    report.output += &tail(&report.log, before)?;
                 }
             }
         }

@@ -152,6 +152,8 @@ pub enum Action {
     Checkout {
         /// All commits, for comparisons and scans of history.
         has_history: bool,
+        /// The tag or commit; that of the run where `None`.
+        of: Option<Value>,
     },
     /// Makes the toolchain, `cargo xtask` and caches ready. Here: the tool that runs, and what is in `target`.
     Setup(Setup, Option<Cache>),
@@ -218,6 +220,8 @@ pub enum Cache {
     Dependencies,
     /// What images were built from.
     Store,
+    /// What tests took before.
+    Timings,
 }
 
 /// `cargo xtask` with arguments.

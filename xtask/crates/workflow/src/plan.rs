@@ -4,55 +4,52 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, bail};
+use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::commands::PLANNED_TESTS;
-
+/// Stands for the number of tests where only the merged reports tell it.
+pub(crate) const PROVEN: &str = "proven";
 /// GitHub's limit for the jobs of a matrix.
 const MAX_SHARDS: usize = 256;
 
 /// What is to be tested, and where.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tests {
-    /// How many there are.
-    pub count: u64,
+    /// How many there are; `None` where the plan goes by earlier runs.
+    pub count: Option<u64>,
     /// Each job's share, as `cargo xtask test --shard` takes it.
     pub shards: Vec<String>,
 }
 
 impl Tests {
-    /// From the documents of `test plan --json` and `test plan --matrix`.
+    /// From the document of `test plan --matrix`.
     ///
     /// # Errors
-    /// When one of them lacks what is needed, or has more shards than GitHub allows.
-    pub fn parse(plan: &[u8], matrix: &[u8]) -> Result<Tests> {
-        let plan: Value = serde_json::from_slice(plan).context("the plan of the tests is not JSON")?;
-        let count = plan.pointer(PLANNED_TESTS).and_then(Value::as_u64);
-        let count =
-            count.with_context(|| format!("the plan of the tests has no number at {PLANNED_TESTS}"))?;
-        let shards = shards(matrix).context("the matrix of the tests cannot be used")?;
-        Ok(Tests { count, shards })
+    /// When it is none, or has more shards than GitHub allows.
+    pub fn parse(matrix: &[u8]) -> Result<Tests> {
+        let matrix: Matrix =
+            serde_json::from_slice(matrix).context("the matrix of the tests cannot be used")?;
+        if matrix.include.len() > MAX_SHARDS {
+            bail!("{} shards are more than the {MAX_SHARDS} jobs that GitHub allows", matrix.include.len());
+        }
+        let is_exact = matrix.include.iter().all(|entry| entry.exact);
+        let count = matrix.include.iter().map(|entry| entry.tests).sum();
+        let shards = matrix.include.into_iter().map(|entry| entry.shard).collect();
+        Ok(Tests { count: is_exact.then_some(count), shards })
     }
 }
 
-/// The shards of a matrix in one of the two forms that GitHub knows.
-///
-/// # Errors
-/// When it is neither form, or has more shards than GitHub allows.
-pub fn shards(matrix: &[u8]) -> Result<Vec<String>> {
-    let matrix: Value = serde_json::from_slice(matrix).context("it is not JSON")?;
-    let text = |value: &Value| value.as_str().map(str::to_owned).context("a shard is not a text");
-    let shards: Vec<String> = match (&matrix["include"], &matrix["shard"]) {
-        (Value::Array(entries), _) => {
-            entries.iter().map(|entry| text(&entry["shard"])).collect::<Result<_>>()?
-        }
-        (_, Value::Array(shards)) => shards.iter().map(text).collect::<Result<_>>()?,
-        _ => bail!("it has neither a list `include` nor a list `shard`"),
-    };
-    if shards.len() > MAX_SHARDS {
-        bail!("{} shards are more than the {MAX_SHARDS} jobs that GitHub allows", shards.len());
-    }
-    Ok(shards)
+/// What is read of a matrix.
+#[derive(Deserialize)]
+struct Matrix {
+    include: Vec<Entry>,
+}
+
+#[derive(Deserialize)]
+struct Entry {
+    shard: String,
+    tests: u64,
+    exact: bool,
 }
 
 /// The outputs. A matrix without entries is an error for GitHub: `test` says that there is none, and the gate knows that, too.
@@ -63,7 +60,7 @@ pub fn outputs(tests: &Tests, base: &str, shows_findings: bool) -> BTreeMap<&'st
         ("matrix", json!({"include": include}).to_string()),
         ("report", shows_findings.to_string()),
         ("test", (!tests.shards.is_empty()).to_string()),
-        ("tests", tests.count.to_string()),
+        ("tests", tests.count.map_or_else(|| PROVEN.to_owned(), |count| count.to_string())),
     ])
 }
 
@@ -71,32 +68,29 @@ pub fn outputs(tests: &Tests, base: &str, shows_findings: bool) -> BTreeMap<&'st
 mod tests {
     use super::*;
 
+    fn matrix(entries: &[(&str, u64, bool)]) -> String {
+        let entry = |(shard, tests, exact): &(&str, u64, bool)| json!({"shard": shard, "tests": tests, "exact": exact});
+        json!({"include": entries.iter().map(entry).collect::<Vec<_>>()}).to_string()
+    }
+
     #[test]
-    fn both_forms_of_a_matrix_give_the_same_shards() {
-        let plan = br#"{"tests": 7}"#;
-        for matrix in [
-            r#"{"include": [{"shard": "1/2", "tests": 3}, {"shard": "2/2"}]}"#,
-            r#"{"shard": ["1/2", "2/2"]}"#,
-        ] {
-            let tests = Tests::parse(plan, matrix.as_bytes()).unwrap();
-            assert_eq!(tests, Tests { count: 7, shards: vec!["1/2".to_owned(), "2/2".to_owned()] });
-            let outputs = outputs(&tests, "abc", false);
-            assert_eq!(outputs["matrix"], r#"{"include":[{"shard":"1/2"},{"shard":"2/2"}]}"#);
-            assert_eq!((outputs["test"].as_str(), outputs["tests"].as_str()), ("true", "7"));
-        }
-        let none = Tests::parse(br#"{"tests": 0}"#, br#"{"include": []}"#).unwrap();
+    fn a_matrix_says_how_many_tests_there_are_where_it_counted_them() {
+        let tests = Tests::parse(matrix(&[("1/2", 3, true), ("2/2", 4, true)]).as_bytes()).unwrap();
+        assert_eq!(tests, Tests { count: Some(7), shards: vec!["1/2".to_owned(), "2/2".to_owned()] });
+        let given = outputs(&tests, "abc", false);
+        assert_eq!(given["matrix"], r#"{"include":[{"shard":"1/2"},{"shard":"2/2"}]}"#);
+        assert_eq!((given["test"].as_str(), given["tests"].as_str()), ("true", "7"));
+        let guessed = Tests::parse(matrix(&[("1/2", 3, true), ("2/2", 4, false)]).as_bytes()).unwrap();
+        assert_eq!(outputs(&guessed, "abc", false)["tests"], PROVEN);
+        let none = Tests::parse(br#"{"include": []}"#).unwrap();
         assert_eq!(outputs(&none, "", true)["test"], "false");
     }
 
     #[test]
-    fn a_plan_that_says_nothing_is_refused() {
-        let good = br#"{"shard": ["1/1"]}"#;
-        for plan in ["", "{}", "{\"tests\": \"7\"}", "{\"tests\": -1}", "[]"] {
-            assert!(Tests::parse(plan.as_bytes(), good).is_err(), "{plan}");
-        }
-        let many = json!({"shard": vec!["1/1"; 257]}).to_string();
-        for matrix in ["", "{}", "{\"shard\": [1]}", "{\"include\": [{}]}", "[]", &many] {
-            assert!(Tests::parse(br#"{"tests": 7}"#, matrix.as_bytes()).is_err(), "{matrix}");
+    fn a_matrix_that_says_nothing_is_refused() {
+        let many = matrix(&[("1/1", 1, true); 257]);
+        for text in ["", "{}", "{\"include\": [1]}", "{\"include\": [{\"shard\": \"1/1\"}]}", "[]", &many] {
+            assert!(Tests::parse(text.as_bytes()).is_err(), "{text}");
         }
     }
 }

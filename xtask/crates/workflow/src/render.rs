@@ -178,8 +178,9 @@ fn step(step: &Step, source: &Source<'_>) -> Vec<Entry> {
 
 fn used(name: &str, action: &Action, source: &Source<'_>) -> Vec<Entry> {
     match action {
-        Action::Checkout { has_history } => {
+        Action::Checkout { has_history, of } => {
             let mut with = vec![entry("persist-credentials", false)];
+            with.extend(of.as_ref().map(|of| entry("ref", of.text())));
             if *has_history {
                 with.push(entry("fetch-depth", 0));
             }
@@ -230,23 +231,23 @@ fn uses(name: &str, action: &str, with: Vec<Entry>, source: &Source<'_>) -> Vec<
 }
 
 fn cache_inputs(cache: Cache) -> Vec<Entry> {
-    let compiled = match cache {
-        Cache::Dependencies => "target/debug",
-        Cache::Store => "target/slipway",
+    let with_downloads = |folder: &str| {
+        format!("~/.cargo/registry/index\n~/.cargo/registry/cache\n~/.cargo/git/db\n{folder}\n")
     };
-    let paths = format!("~/.cargo/registry/index\n~/.cargo/registry/cache\n~/.cargo/git/db\n{compiled}\n");
-    // What images were built from changes with every commit; dependencies only with what locks them.
-    let commit = match cache {
-        Cache::Dependencies => "",
-        Cache::Store => "-${{ github.sha }}",
+    // What images were built from changes with every commit, times with every run; dependencies only with what locks them.
+    let (paths, what) = match cache {
+        Cache::Dependencies => (with_downloads("target/debug"), LOCKED.to_owned()),
+        Cache::Store => (with_downloads("target/slipway"), format!("{LOCKED}-${{{{ github.sha }}}}")),
+        Cache::Timings => (commands::TIMINGS.to_owned(), "${{ github.run_id }}".to_owned()),
     };
-    vec![entry("path", paths), entry("key", format!("{}-{LOCKED}{commit}", prefix(cache)))]
+    vec![entry("path", paths), entry("key", format!("{}-{what}", prefix(cache)))]
 }
 
 fn cache_name(cache: Cache) -> &'static str {
     match cache {
         Cache::Dependencies => "dependencies",
         Cache::Store => "store",
+        Cache::Timings => "timings",
     }
 }
 
@@ -259,7 +260,11 @@ const LOCKED: &str = "${{ hashFiles('rust-toolchain.toml', 'Cargo.lock', 'Cargo.
 fn restore(cache: Cache, source: &Source<'_>) -> Vec<Entry> {
     let mut with = cache_inputs(cache);
     with.push(entry("restore-keys", format!("{}-", prefix(cache))));
-    uses("Restore what was compiled", "actions/cache/restore", with, source)
+    let name = match cache {
+        Cache::Dependencies | Cache::Store => "Restore what was compiled",
+        Cache::Timings => "Restore what tests took",
+    };
+    uses(name, "actions/cache/restore", with, source)
 }
 
 /// The step that makes `cargo xtask` ready. `$/` is this repository at the very commit of the workflow, even where another
@@ -313,7 +318,11 @@ pub(crate) fn action(source: &Source<'_>) -> String {
             tool.map_or("", |tool| &tool.repository),
         ),
         input("tool", "`fresh`, or `passed`: from the artifact that the job `plan` made.", "fresh"),
-        input("cache", "What to restore: `dependencies`, `store` or `none`.", "dependencies"),
+        input(
+            "cache",
+            "What to restore: `dependencies` (with the times of tests), `store`, `timings` or `none`.",
+            "dependencies",
+        ),
     ];
     let under = |condition: &str, mut step: Vec<Entry>| {
         step.insert(1, entry("if", condition));
@@ -329,6 +338,7 @@ pub(crate) fn action(source: &Source<'_>) -> String {
         Node::Map(shell("Install the toolchain", TOOLCHAIN)),
         under("inputs.cache == 'dependencies'", restore(Cache::Dependencies, source)),
         under("inputs.cache == 'store'", restore(Cache::Store, source)),
+        under("inputs.cache == 'dependencies' || inputs.cache == 'timings'", restore(Cache::Timings, source)),
         under("inputs.tool == 'fresh' && inputs.version != ''", install),
         under("inputs.tool == 'fresh' && inputs.version == ''", shell("Compile the tool", COMPILE)),
         under("inputs.tool == 'passed'", fetch_tool(source)),

@@ -17,6 +17,9 @@ pub struct Settings {
     pub runner: String,
     /// Into how many jobs the tests are split.
     pub shards: u32,
+    /// Whether the job `plan` builds all tests to count those of this very commit, which the gate then demands. Where it does not, a
+    /// plan goes by earlier runs and costs no build; the gate then goes by the proof of the merged reports alone.
+    pub exact_test_plan: bool,
     /// Minutes after which GitHub gives up a job.
     pub timeout_minutes: u32,
     /// Days that artifacts of a pull request are kept.
@@ -76,6 +79,7 @@ impl Default for Settings {
             default_branch: "main".to_owned(),
             runner: "ubuntu-24.04".to_owned(),
             shards: 4,
+            exact_test_plan: true,
             timeout_minutes: 30,
             retention_days: 7,
             schedule: "17 4 * * 1".to_owned(),

@@ -10,7 +10,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use serde_json::{Value, json};
 use stdx::Cmd;
 use workflow::plan::Tests;
-use workflow::{Base, Event, MAX_EVENT_BYTES, MERGED_TESTS, Settings, outputs, plan};
+use workflow::{Base, Event, MAX_EVENT_BYTES, Settings, outputs, plan};
 
 use super::read_bounded;
 use crate::exit::{Code, ResultExt};
@@ -24,7 +24,7 @@ const MAX_SUBJECTS: usize = 256;
 
 pub(super) fn plan(root: &Path, settings: &Settings, flags: &flags::CiPlan) -> Result<()> {
     let read = |path| read_bounded(path, MAX_BYTES);
-    let tests = Tests::parse(&read(&flags.tests)?, &read(&flags.matrix)?).or_exit(Code::Configuration)?;
+    let tests = Tests::parse(&read(&flags.matrix)?).or_exit(Code::Configuration)?;
     let event = event(settings).or_exit(Code::Configuration)?;
     let base = commit(root, &event.base).or_exit(Code::Configuration)?;
     if let Some(folder) = &flags.tool {
@@ -32,7 +32,8 @@ pub(super) fn plan(root: &Path, settings: &Settings, flags: &flags::CiPlan) -> R
         stdx::fs::write_atomic(&root.join(folder).join("cargo-slipway"), &stdx::fs::read(&program)?, 0o755)?;
     }
     let shown = if base.is_empty() { "everything" } else { &base };
-    summary(&format!("{} tests in {} shards; compared with {shown}.\n", tests.count, tests.shards.len()))?;
+    let count = tests.count.map_or_else(|| "tests".to_owned(), |count| format!("{count} tests"));
+    summary(&format!("{count} in {} shards; compared with {shown}.\n", tests.shards.len()))?;
     give(&plan::outputs(&tests, &base, event.may_write && settings.code_scanning))
 }
 
@@ -82,8 +83,8 @@ pub(super) fn gate(settings: &Settings, flags: &flags::CiGate) -> Result<()> {
     let needs =
         std::env::var("NEEDS").context("NEEDS is not set: only the job `gate` knows how the others ended");
     let needs = workflow::parse_needs(&needs.or_exit(Code::Configuration)?).or_exit(Code::PolicyViolated)?;
-    let judgement =
-        workflow::judge(&workflow::ci(settings), &needs, merged(&flags.tests).or_exit(Code::PolicyViolated)?);
+    let run_tests = merged(&flags.tests).or_exit(Code::PolicyViolated)?;
+    let judgement = workflow::judge(&workflow::ci(settings), &needs, run_tests, settings.exact_test_plan);
     summary(&render::ci::judgement_summary(&judgement))?;
     render::ci::judgement(&judgement, flags.json)?;
     if judgement.problems.is_empty() {
@@ -92,20 +93,17 @@ pub(super) fn gate(settings: &Settings, flags: &flags::CiGate) -> Result<()> {
     Err(anyhow!("not as planned: {}", judgement.problems.join("; "))).or_exit(Code::PolicyViolated)
 }
 
-/// How many tests the merged report proves to have run once; `None` where there is no report, or an empty one that a failed
-/// merge left.
+/// How many tests the merged report proves to have run once; `None` where there is no report: a merge that proves nothing writes
+/// none.
 fn merged(path: &Path) -> Result<Option<u64>> {
     if !path.exists() {
         return Ok(None);
     }
     let bytes = read_bounded(path, MAX_BYTES)?;
-    if bytes.is_empty() {
-        return Ok(None);
-    }
     let report: Value =
         serde_json::from_slice(&bytes).with_context(|| format!("{} is not JSON", path.display()))?;
-    let count = report.pointer(MERGED_TESTS).and_then(Value::as_u64);
-    count.map(Some).with_context(|| format!("{} has no number at {MERGED_TESTS}", path.display()))
+    let tests = report["tests"].as_array().map(|tests| tests.len() as u64);
+    tests.map(Some).with_context(|| format!("{} is not a report of tests", path.display()))
 }
 
 pub(super) fn prune(root: &Path, flags: &flags::CiPrune) -> Result<()> {
