@@ -39,7 +39,11 @@ fn run_tests(flags: &flags::TestRun) -> Result<()> {
     if flags.dry_run {
         return dry_run(&site, flags, &arguments);
     }
+    refuse_impossible(&site, flags, &arguments)?;
     let interrupt = super::interruption()?;
+    if !arguments.is_list_wanted {
+        output::remove_earlier(&site.folder, flags).or_exit(Code::Configuration)?;
+    }
     let part = plan::for_shard(&site, flags)?;
     let selectors = part.as_ref().and_then(|(plan, index)| plan::selectors(plan, *index));
     let built = match Built::new(&site, selectors, part, flags.shard) {
@@ -81,9 +85,30 @@ fn finish(
             .or_exit(Code::TestsFailed);
     }
     // An empty shard is nothing wrong: whether it had to be empty is for `test merge` to say.
-    if report.passed + report.skipped == 0 && report.shard.is_none() {
-        let next = "`cargo xtask test -- --list` names all tests";
-        return Err(anyhow!("no test has a name as asked for; {next}")).or_exit(Code::NothingSelected);
+    if report.shard.is_none() { refuse_nothing(report) } else { Ok(()) }
+}
+
+/// A name with a slip of the pen must not look like success.
+fn refuse_nothing(report: &Report) -> Result<()> {
+    if report.passed + report.failed + report.skipped > 0 {
+        return Ok(());
+    }
+    if report.selection == shard::ALL {
+        return Err(anyhow!("this workspace has no tests")).or_exit(Code::NothingSelected);
+    }
+    let next = "`cargo xtask test -- --list` names all tests";
+    Err(anyhow!("no test has a name as asked for; {next}")).or_exit(Code::NothingSelected)
+}
+
+/// Says before anything is built what could not be done after it.
+fn refuse_impossible(site: &Site, flags: &flags::TestRun, arguments: &Arguments) -> Result<()> {
+    if flags.json && arguments.is_output_shown {
+        return Err(anyhow!("--json and --nocapture both write to standard output; take --show-output"))
+            .or_exit(Code::Usage);
+    }
+    if flags.engine == flags::Engine::Nextest && !shard::nextest::is_installed(&site.targets.root) {
+        return Err(anyhow!("cargo-nextest is not installed; `--engine builtin` needs nothing"))
+            .or_exit(Code::Configuration);
     }
     Ok(())
 }

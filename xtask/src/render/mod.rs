@@ -118,6 +118,15 @@ pub(crate) fn print(text: &str) -> Result<()> {
     }
 }
 
+/// The same where the exit code still has something to say: a reader that has seen enough changes nothing about it.
+pub(crate) fn print_result(text: &str) -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        written => written.context("cannot write to standard output"),
+    }
+}
+
 fn layers(service: &BuiltService) -> String {
     let reused = service.layers.iter().filter(|layer| layer.reused).count();
     format!("{} new, {reused} reused", service.layers.len() - reused)

@@ -1,7 +1,7 @@
 //! What testing shows: progress, results, plans, and what GitHub displays of them.
 
 use std::fmt::Write as _;
-use std::io::{IsTerminal, stderr};
+use std::io::{IsTerminal, Write as _, stderr};
 use std::time::Duration;
 
 use anyhow::Result;
@@ -9,7 +9,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 use shard::{Builds, Event, Method, Outcome, Plan, Report, Verdict};
 
-use super::{Table, document, print};
+use super::{Table, document, print, print_result};
 use crate::cmd::TestFiles;
 
 /// Kind and version of plans.
@@ -49,7 +49,8 @@ impl TestProgress {
     fn line(&self, text: &str) {
         match &self.bar {
             Some(bar) => bar.println(text),
-            None => eprintln!("{text}"),
+            // A reader that has seen enough is no reason to stop testing.
+            None => drop(writeln!(stderr(), "{text}")),
         }
     }
 
@@ -77,7 +78,8 @@ fn line(outcome: &Outcome) -> String {
 /// Prints the results: what failed with its output, where the files are, and the counts as the last line.
 pub(crate) fn test_report(report: &Report, files: &TestFiles, as_json: bool) -> Result<()> {
     if as_json {
-        return document(Report::SCHEMA, serde_json::to_value(report)?);
+        let text = serde_json::to_string_pretty(report)?;
+        return print_result(&format!("{text}\n"));
     }
     let mut text = String::new();
     for outcome in report.tests.iter().filter(|o| o.verdict == Verdict::Passed && !o.output.is_empty()) {
@@ -100,7 +102,7 @@ pub(crate) fn test_report(report: &Report, files: &TestFiles, as_json: bool) -> 
         files.junit.display()
     )?;
     writeln!(text, "{} passed, {} failed, {} skipped", report.passed, report.failed, report.skipped)?;
-    print(&text)
+    print_result(&text)
 }
 
 /// Prints a plan.

@@ -252,6 +252,65 @@ fn a_main_of_its_own_and_tests_that_exclude_each_other() {
 }
 
 #[test]
+fn shards_leave_out_what_cargo_leaves_out_and_nothing_else() {
+    let fixture = Fixture::new();
+    let target = |table: &str| format!("[features]\nx = []\n{table}\n");
+    let it = "[lib]\ntest = false\n[[test]]\nname = \"it\"\nrequired-features = [\"x\"]";
+    fixture.library("a", &target(it), "#[test] fn off() { panic!() }\n");
+    fixture.write("crates/a/tests/it.rs", "#[test] fn off() { panic!() }\n");
+    fixture.library("b", "", "#[test] fn unit() {}\n");
+    fixture.write("crates/b/tests/it.rs", "#[test] fn it() {}\n");
+    // A library with a `main` of its own, beside a benchmark with one and a test of that name with Rust's.
+    let own = "[lib]\nharness = false\n[[bench]]\nname = \"same\"\nharness = false";
+    let main = "#[cfg(test)] fn main() { assert!(std::path::Path::new(\"good\").exists()); }\n";
+    fixture.library("c", &target(own), main);
+    fixture.write("crates/c/benches/same.rs", "fn main() {}\n");
+    fixture.write("crates/c/tests/same.rs", "");
+    fixture.lock();
+    let run = test(&fixture, &[]);
+    assert_eq!(last_line(&run), "2 passed, 1 failed, 0 skipped", "{}{}", run.stdout, run.stderr);
+    fixture.write("crates/c/good", "");
+    passes(&test(&fixture, &[]), "3 passed, 0 failed, 0 skipped");
+    let mut reports = Vec::new();
+    for shard in ["1/3", "2/3", "3/3"] {
+        let run = test(&fixture, &["--shard", shard]);
+        assert_eq!(run.code, 0, "{}", run.stderr);
+        reports.push(fixture.path(&format!("target/slipway/test/report-{}-of-3.json", &shard[..1])));
+    }
+    let paths: Vec<&str> = reports.iter().map(|path| path.to_str().unwrap()).collect();
+    passes(&fixture.run(&[&["test", "merge"], paths.as_slice()].concat()), "3 passed, 0 failed, 0 skipped");
+}
+
+#[test]
+fn who_stops_reading_neither_hides_a_failure_nor_stops_the_tests() {
+    let fixture = workspace();
+    fixture.write("crates/common/tests/it.rs", "#[test] fn bad() { panic!() }\n#[test] fn good() {}\n");
+    for ends in ["2>/dev/null", "2>&1"] {
+        let script =
+            format!("\"$0\" test --engine builtin --report r.json {ends} | true; exit ${{PIPESTATUS[0]}}");
+        let mut shell = fixture.command_of("bash", &["-c", &script, env!("CARGO_BIN_EXE_xtask")]);
+        let status = shell.stderr(Stdio::null()).status().unwrap();
+        assert!(status.code() != Some(0), "{ends}");
+        assert!(fixture.path("r.json").exists(), "{ends}: the run did not come to its end");
+    }
+}
+
+#[test]
+fn what_is_not_there_or_of_an_earlier_run_is_no_success() {
+    let fixture = workspace();
+    let report = fixture.path("target/slipway/test/report-1-of-1.json");
+    let path = report.to_str().unwrap();
+    assert_eq!(test(&fixture, &["--shard", "1/1", "no_such_test"]).code, 0);
+    fixture.run(&["test", "merge", path]).fails(12, &["no test has a name as asked for"]);
+    fixture.write("crates/common/tests/it.rs", "nonsense\n");
+    test(&fixture, &["--shard", "1/1", "no_such_test"]).fails(10, &[]);
+    fixture.run(&["test", "merge", path]).fails(3, &["cannot use"]);
+    test(&fixture, &["--json", "--", "--nocapture"]).fails(2, &["standard output"]);
+    let fixture = Fixture::hello();
+    test(&fixture, &[]).fails(12, &["this workspace has no tests"]);
+}
+
+#[test]
 fn an_interrupt_ends_the_tests_and_what_they_started() {
     let fixture = workspace();
     fixture.write(

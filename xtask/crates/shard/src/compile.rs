@@ -65,7 +65,8 @@ pub fn build(targets: &Targets, selectors: Option<&BTreeSet<Selector>>) -> Resul
     let libraries = library_folders(targets, &said)?;
     let costs = read_log(log.path())?;
     let place = Place { targets, said: &said, libraries, costs, config };
-    said.tests.iter().map(|artifact| place.binary(artifact)).collect()
+    // Asked for by name, cargo also builds targets that say `test = false`; `cargo test` leaves them out.
+    said.tests.iter().filter(|artifact| artifact.target.test).map(|artifact| place.binary(artifact)).collect()
 }
 
 /// Lets this program stand between cargo and the compiler, unless the user has put another there.

@@ -1,14 +1,24 @@
 //! Asks test binaries which tests they have.
 
 use std::collections::BTreeMap;
-use std::process::Stdio;
+use std::io::{Read, Seek};
+use std::process::{ExitStatus, Stdio};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
+use stdx::Cmd;
+
 use crate::WHOLE;
 use crate::compile::BuiltBinary;
+
+/// A program that does not say its tests in this time has a `main` that does something else.
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// More is no list of tests.
+const MAX_LIST: u64 = 64 << 20;
 
 /// The tests of each binary by id: names, and whether each is ignored. A binary with a `main` of its own that does not list its
 /// tests has one, [`WHOLE`].
@@ -47,17 +57,42 @@ fn tests_of(binary: &BuiltBinary) -> Result<BTreeMap<String, bool>> {
 
 fn names(binary: &BuiltBinary, more: &[&str]) -> Result<Vec<String>> {
     let cmd = binary.command.clone().args(["--list", "--format", "terse"]).args(more);
-    let output = cmd.to_std()?.stdin(Stdio::null()).output().with_context(|| format!("cannot run {cmd}"))?;
-    if !output.status.success() {
-        let stderr = String::from_utf8_lossy(&output.stderr);
-        bail!(
-            "{} does not list its tests: `{cmd}` ended with {}\n{}",
-            binary.id,
-            output.status,
-            stderr.trim_end()
-        );
+    let (status, stdout, stderr) = output(&cmd, LIMIT)?;
+    if !status.success() {
+        let stderr = String::from_utf8_lossy(&stderr);
+        bail!("{} does not list its tests: `{cmd}` ended with {status}\n{}", binary.id, stderr.trim_end());
     }
-    parse(&output.stdout).with_context(|| format!("{} does not list its tests as libtest does", binary.id))
+    parse(&stdout).with_context(|| format!("{} does not list its tests as libtest does", binary.id))
+}
+
+/// What the command writes, in files: what a `main` of another kind leaves running in the background must not keep us waiting.
+fn output(cmd: &Cmd, limit: Duration) -> Result<(ExitStatus, Vec<u8>, Vec<u8>)> {
+    let file = || tempfile::tempfile().context("cannot make a temporary file");
+    let (mut stdout, mut stderr) = (file()?, file()?);
+    let mut command = cmd.to_std()?;
+    command.stdin(Stdio::null()).stdout(stdout.try_clone()?).stderr(stderr.try_clone()?);
+    let mut child = command.spawn().with_context(|| format!("cannot run {cmd}"))?;
+    let started = Instant::now();
+    let mut pause = Duration::from_millis(1);
+    let status = loop {
+        if let Some(status) = child.try_wait()? {
+            break status;
+        }
+        if started.elapsed() >= limit {
+            child.kill()?;
+            child.wait()?;
+            bail!("`{cmd}` did not end within {} s", limit.as_secs());
+        }
+        std::thread::sleep(pause);
+        pause = (pause * 2).min(Duration::from_millis(20));
+    };
+    let read = |file: &mut std::fs::File| -> Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        file.rewind()?;
+        file.take(MAX_LIST).read_to_end(&mut bytes)?;
+        Ok(bytes)
+    };
+    Ok((status, read(&mut stdout)?, read(&mut stderr)?))
 }
 
 /// Names in a listing: `module::name: test`, a line each. Benchmarks are no tests.
@@ -77,6 +112,17 @@ fn parse(listing: &[u8]) -> Result<Vec<String>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn neither_what_goes_on_in_the_background_nor_what_never_ends_keeps_us_waiting() {
+        let sh = |script: &str| Cmd::new("sh").args(["-c", script]);
+        let started = Instant::now();
+        let (status, stdout, _) = output(&sh("sleep 30 & echo a: test"), LIMIT).unwrap();
+        assert!(status.success() && stdout == b"a: test\n");
+        let error = output(&sh("exec sleep 30"), Duration::from_millis(50)).unwrap_err();
+        assert!(error.to_string().contains("did not end"), "{error}");
+        assert!(started.elapsed() < Duration::from_secs(20));
+    }
 
     #[test]
     fn names_may_hold_anything() {

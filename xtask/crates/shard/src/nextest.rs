@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail};
 use stdx::Cmd;
 
 use crate::run::{Job, Options, Outcome, Verdict};
-use crate::targets::{cargo, selection};
+use crate::targets::cargo;
 use crate::{Selector, Targets, junit};
 
 /// The profile that is generated, and the name by which the configuration is known to cargo-nextest.
@@ -73,7 +73,7 @@ fn command(
     let cmd =
         cargo().args(["nextest", "run", "--workspace", "--locked", "--profile", NAME]).cwd(&targets.root);
     let cmd = cmd.arg("--tool-config-file").arg(tool).args(["--no-fail-fast", "--run-ignored", "all"]);
-    let cmd = cmd.args(selection(selectors));
+    let cmd = cmd.args(targets.selection(selectors));
     if options.is_output_shown { cmd.arg("--no-capture") } else { cmd }
 }
 

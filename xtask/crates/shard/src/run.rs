@@ -9,10 +9,13 @@ use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::ScopedJoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
+use rustix::process::{
+    Pid, Signal, WaitId, WaitIdOptions, kill_process_group, test_kill_process_group, waitid,
+};
 use serde::{Deserialize, Serialize};
 use stdx::Cmd;
 
@@ -111,15 +114,16 @@ pub fn run(jobs: Vec<Job>, options: &Options<'_>, report: &(dyn Fn(Event<'_>) + 
     std::thread::scope(|scope| {
         let watch = scope.spawn(|| pool.watch(&is_over));
         let workers: Vec<_> = (0..slots).map(|_| scope.spawn(|| pool.work())).collect();
-        workers.into_iter().for_each(join);
+        // A panic is passed on when the watch has ended: it would wait for ever for a flag that nobody raises.
+        let ended: Vec<_> = workers.into_iter().map(ScopedJoinHandle::join).collect();
         is_over.store(true, Ordering::Relaxed);
-        join(watch);
+        ended.into_iter().chain([watch.join()]).for_each(pass_on);
     });
     pool.state.into_inner().unwrap_or_else(PoisonError::into_inner).done
 }
 
-fn join<T>(thread: std::thread::ScopedJoinHandle<'_, T>) -> T {
-    thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+fn pass_on(ended: std::thread::Result<()>) {
+    ended.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
 }
 
 struct Pool<'a> {
@@ -215,7 +219,9 @@ impl Pool<'_> {
         let running = self.lock().running.remove(&pid);
         let status = child.wait().with_context(|| format!("cannot wait for {}", job.test))?;
         let seconds = started.elapsed().as_secs_f64();
-        let was_stopped = running.as_ref().is_some_and(|running| running.told_to_end.is_some());
+        let told_to_end = running.as_ref().and_then(|running| running.told_to_end);
+        let was_stopped = told_to_end.is_some();
+        told_to_end.into_iter().for_each(|when| end_the_rest(pid, when));
         let timed_out = running.is_some_and(|running| running.timed_out);
         let text = tail(&mut output)?;
         let reason = self.reason(job, status, timed_out, &text);
@@ -297,6 +303,19 @@ fn end(pid: i32, told: &mut Option<Instant>) {
     }
 }
 
+/// What the test started was told to end with it; what is left after a while is killed. The number of a group is given to no other
+/// as long as one process of it lives.
+fn end_the_rest(pid: i32, told: Instant) {
+    let Some(group) = Pid::from_raw(pid) else { return };
+    while test_kill_process_group(group).is_ok() {
+        if told.elapsed() >= GRACE {
+            let _ = kill_process_group(group, Signal::KILL);
+            return;
+        }
+        std::thread::sleep(TICK);
+    }
+}
+
 /// Waits until the process has ended and leaves it, so that its id stays its own.
 fn wait_without_reaping(child: &Child) {
     let Some(pid) = Pid::from_raw(child.id() as i32) else { return };
@@ -309,7 +328,11 @@ fn tail(file: &mut File) -> Result<String> {
     file.seek(SeekFrom::Start(length.saturating_sub(MAX_OUTPUT)))?;
     let mut bytes = Vec::new();
     file.take(MAX_OUTPUT).read_to_end(&mut bytes)?;
-    Ok(String::from_utf8_lossy(&bytes).into_owned())
+    let text = String::from_utf8_lossy(&bytes);
+    Ok(match length.saturating_sub(MAX_OUTPUT) {
+        0 => text.into_owned(),
+        lost => format!("[the first {lost} bytes are left out]\n{text}"),
+    })
 }
 
 impl Outcome {
@@ -388,6 +411,39 @@ mod tests {
         let found = outcome(job("a", "trap '' TERM; sleep 30 & wait; sleep 30"), &options);
         assert_eq!(found.verdict, Verdict::Failed);
         assert!(found.reason.contains("ended after"), "{}", found.reason);
+    }
+
+    #[test]
+    fn what_does_not_end_with_its_test_is_killed_after_it() {
+        let interrupt = AtomicBool::new(false);
+        let options = Options { timeout: Some(Duration::from_millis(100)), ..options(&interrupt) };
+        let folder = tempfile::tempdir().unwrap();
+        let pid = folder.path().join("pid");
+        let script =
+            format!("trap '' TERM; sleep 60 & trap - TERM; echo $! > {}; exec sleep 60", pid.display());
+        assert_eq!(outcome(job("a", &script), &options).verdict, Verdict::Failed);
+        let pid = std::fs::read_to_string(&pid).unwrap();
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", pid.trim())).unwrap_or_default();
+        assert!(stat.is_empty() || stat.contains(") Z "), "{stat}");
+    }
+
+    #[test]
+    fn a_panic_is_passed_on_instead_of_waiting_for_ever() {
+        let interrupt = AtomicBool::new(false);
+        let report = |_: Event<'_>| panic!("no more words");
+        let run = || run(vec![job("a", "true")], &options(&interrupt), &report);
+        assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(run)).is_err());
+    }
+
+    #[test]
+    fn the_end_of_a_long_output_is_kept_and_the_rest_is_told() {
+        let interrupt = AtomicBool::new(false);
+        let long = outcome(
+            job("a", "head -c 2000000 /dev/zero | tr '\\0' x; echo end; false"),
+            &options(&interrupt),
+        );
+        assert!(long.output.starts_with("[the first 951428 bytes are left out]\n"), "{}", &long.output[..60]);
+        assert!(long.output.ends_with("xend\n"));
     }
 
     #[test]

@@ -24,6 +24,8 @@ pub struct Targets {
     pub(crate) without_harness: BTreeSet<String>,
     /// The examples beside each binary, and whether any is needed: tests may run them, and `cargo test` builds them.
     examples: BTreeMap<Selector, BTreeSet<String>>,
+    /// Selectors that cargo refuses: they also name a target whose features are off, which `cargo test` leaves out.
+    refused: BTreeSet<Selector>,
 }
 
 impl Targets {
@@ -41,6 +43,7 @@ impl Targets {
         let mut inventory = Inventory::default();
         let mut without_harness = BTreeSet::new();
         let mut examples: BTreeMap<Selector, BTreeSet<String>> = BTreeMap::new();
+        let mut refused = BTreeSet::new();
         let features = features(&metadata);
         let is_enabled = |package: &Package, target: &Target| {
             let enabled = features.get(&package.id);
@@ -51,8 +54,9 @@ impl Targets {
         };
         for package in metadata.workspace_packages() {
             let own_main = own_main(package)?;
-            let enabled: Vec<&Target> =
-                package.targets.iter().filter(|target| is_enabled(package, target)).collect();
+            let (enabled, disabled): (Vec<&Target>, Vec<&Target>) =
+                package.targets.iter().partition(|target| is_enabled(package, target));
+            refused.extend(disabled.into_iter().filter_map(selector));
             let is_example = |target: &&&Target| target.kind.contains(&TargetKind::Example) && !target.test;
             let of_package: BTreeSet<String> =
                 enabled.iter().filter(is_example).map(|t| t.name.clone()).collect();
@@ -61,9 +65,8 @@ impl Targets {
                 if let (Some(selector), true) = (selector(target), target.test && !of_package.is_empty()) {
                     examples.entry(selector).or_default().extend(of_package.iter().cloned());
                 }
-                if let (Some(id), true) =
-                    (binary_id(package.name.as_str(), target), own_main.contains(&target.name))
-                {
+                let has_own_main = selector(target).is_some_and(|selector| own_main.contains(&selector));
+                if let (Some(id), true) = (binary_id(package.name.as_str(), target), has_own_main) {
                     without_harness.insert(id);
                 }
             }
@@ -75,13 +78,14 @@ impl Targets {
             metadata,
             without_harness,
             examples,
+            refused,
         })
     }
 
     /// The command that builds what the selectors name, or all tests.
     pub fn build_command(&self, selectors: Option<&BTreeSet<Selector>>) -> Cmd {
         let cmd = cargo().args(["test", "--workspace", "--locked", "--no-run"]).cwd(&self.root);
-        cmd.args(["--message-format", "json-render-diagnostics"]).args(selection(selectors))
+        cmd.args(["--message-format", "json-render-diagnostics"]).args(self.selection(selectors))
     }
 
     /// The command that builds the examples that tests of these binaries may run. Without selectors `cargo test` builds them;
@@ -94,15 +98,21 @@ impl Targets {
         (!names.is_empty()).then(|| cmd.args(args))
     }
 
+    /// What cargo is told in order to build what the selectors name, or everything.
+    pub(crate) fn selection<'a>(&self, selectors: Option<&'a BTreeSet<Selector>>) -> Vec<&'a str> {
+        let selectors = selectors.filter(|selectors| selectors.is_disjoint(&self.refused));
+        selectors
+            .into_iter()
+            .flatten()
+            .filter(|selector| selector.is_built())
+            .flat_map(Selector::args)
+            .collect()
+    }
+
     /// Whether any library may have documentation tests.
     pub fn has_doctests(&self) -> bool {
         self.inventory.binaries.contains_key(DOCTESTS)
     }
-}
-
-/// What cargo is told in order to build what the selectors name, or everything.
-pub(crate) fn selection(selectors: Option<&BTreeSet<Selector>>) -> Vec<&str> {
-    selectors.into_iter().flatten().filter(|selector| selector.is_built()).flat_map(Selector::args).collect()
 }
 
 /// The cargo that runs this program, where Cargo says which one that is.
@@ -169,14 +179,25 @@ pub(crate) fn binary_id(package: &str, target: &Target) -> Option<String> {
     }
 }
 
-/// Names of the targets that say `harness = false`: Cargo does not tell.
-fn own_main(package: &Package) -> Result<BTreeSet<String>> {
+/// The targets that say `harness = false`: Cargo does not tell.
+fn own_main(package: &Package) -> Result<BTreeSet<Selector>> {
     let path = package.manifest_path.as_std_path();
     let text = stdx::fs::read_to_string(path)?;
     let manifest: toml::Table =
         text.parse().with_context(|| format!("{} is not a manifest", path.display()))?;
-    let kinds = ["test", "bin", "bench", "example"];
-    let tables = kinds.iter().filter_map(|kind| manifest.get(*kind)?.as_array()).flatten();
-    let own = tables.filter(|table| table.get("harness").and_then(toml::Value::as_bool) == Some(false));
-    Ok(own.filter_map(|table| Some(table.get("name")?.as_str()?.to_owned())).collect())
+    let is_own = |table: &toml::Value| table.get("harness").and_then(toml::Value::as_bool) == Some(false);
+    let mut own: BTreeSet<Selector> =
+        manifest.get("lib").filter(|table| is_own(table)).map(|_| Selector::Lib).into_iter().collect();
+    let kinds: [(&str, fn(String) -> Selector); 4] = [
+        ("test", Selector::Test),
+        ("bin", Selector::Bin),
+        ("bench", Selector::Bench),
+        ("example", Selector::Example),
+    ];
+    for (kind, selector) in kinds {
+        let tables = manifest.get(kind).and_then(toml::Value::as_array).into_iter().flatten();
+        let names = tables.filter(|table| is_own(table)).filter_map(|table| table.get("name")?.as_str());
+        own.extend(names.map(|name| selector(name.to_owned())));
+    }
+    Ok(own)
 }

@@ -92,8 +92,10 @@ impl Arguments {
 
     /// The choice in words; the same for all shards of one run.
     pub(super) fn selection(&self) -> String {
-        let mut words = self.filters.clone();
-        words.extend(self.skipped.iter().map(|part| format!("--skip {part}")));
+        // Quoted: a name may hold blanks, or be the word for everything.
+        let quoted = |part: &String| format!("{part:?}");
+        let mut words: Vec<String> = self.filters.iter().map(quoted).collect();
+        words.extend(self.skipped.iter().map(|part| format!("--skip {part:?}")));
         words.extend(self.is_exact.then(|| "--exact".to_owned()));
         match self.ignored {
             Ignored::Skip => {}
@@ -167,7 +169,9 @@ mod tests {
         let found = parse(&[], &["--test-threads=3", "--nocapture", "--color", "never", "-q", "--skip=x"]);
         assert_eq!((found.threads, found.is_output_shown), (Some(3), true));
         assert_eq!(found.rest, ["--color", "never", "-q"]);
-        assert_eq!(found.selection(), "--skip x");
+        assert_eq!(found.selection(), "--skip \"x\"");
+        assert_ne!(parse(&["all"], &[]).selection(), ALL);
+        assert_ne!(parse(&["a b"], &[]).selection(), parse(&["a", "b"], &[]).selection());
         assert_eq!(parse(&[], &["--nocapture"]).selection(), ALL);
     }
 }

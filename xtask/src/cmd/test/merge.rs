@@ -24,7 +24,9 @@ pub(super) fn run(flags: &flags::TestMerge) -> Result<()> {
         Err(problems) => return refuse(&problems),
     };
     let site = Site::open(flags.timings.as_deref())?;
-    site.remember(&merged, None)?;
+    if let Err(error) = site.remember(&merged, None) {
+        eprintln!("warning: what the tests took is not remembered: {error:#}");
+    }
     let files =
         output::write_to(&site.folder, &merged, flags.report.as_deref(), flags.junit.as_deref(), "merged")?;
     let digest = reports.iter().find_map(|report| Some(report.shard.as_ref()?.plan));
@@ -35,7 +37,7 @@ pub(super) fn run(flags: &flags::TestMerge) -> Result<()> {
     if merged.failed > 0 {
         return Err(anyhow!("tests failed: {}", merged.failed)).or_exit(Code::TestsFailed);
     }
-    Ok(())
+    super::refuse_nothing(&merged)
 }
 
 fn refuse(problems: &[String]) -> Result<()> {

@@ -16,11 +16,36 @@ pub(crate) struct Files {
 }
 
 pub(super) fn write(folder: &Path, report: &Report, flags: &flags::TestRun) -> Result<Files> {
-    let name = match &report.shard {
-        None => "report".to_owned(),
-        Some(part) => format!("report-{}-of-{}", part.index, part.of),
-    };
-    write_to(folder, report, flags.report.as_deref(), flags.junit.as_deref(), &name)
+    write_to(folder, report, flags.report.as_deref(), flags.junit.as_deref(), &name(flags))
+}
+
+/// Removes what an earlier run left under the same names: a run that does not come to its end must not seem to have that result.
+pub(super) fn remove_earlier(folder: &Path, flags: &flags::TestRun) -> Result<()> {
+    let files = Files::new(folder, flags.report.as_deref(), flags.junit.as_deref(), &name(flags))?;
+    for path in [files.report, files.junit] {
+        match std::fs::remove_file(&path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(error).with_context(|| format!("cannot replace {}", path.display()));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+fn name(flags: &flags::TestRun) -> String {
+    flags.shard.map_or_else(|| "report".to_owned(), |part| format!("report-{}-of-{}", part.index, part.of))
+}
+
+impl Files {
+    /// Where the user wants them, else in `folder` under `name`.
+    fn new(folder: &Path, report: Option<&Path>, junit: Option<&Path>, name: &str) -> Result<Files> {
+        let path = |wanted: Option<&Path>, ending: &str| {
+            let default = folder.join(format!("{name}.{ending}"));
+            std::path::absolute(wanted.unwrap_or(&default)).context("the current folder is gone")
+        };
+        Ok(Files { report: path(report, "json")?, junit: path(junit, "xml")? })
+    }
 }
 
 /// Writes the report and its JUnit form to where the user wants them, else to `folder` under `name`.
@@ -31,11 +56,7 @@ pub(super) fn write_to(
     junit: Option<&Path>,
     name: &str,
 ) -> Result<Files> {
-    let path = |wanted: Option<&Path>, ending: &str| {
-        let default = folder.join(format!("{name}.{ending}"));
-        std::path::absolute(wanted.unwrap_or(&default)).context("the current folder is gone")
-    };
-    let files = Files { report: path(wanted, "json")?, junit: path(junit, "xml")? };
+    let files = Files::new(folder, wanted, junit, name)?;
     stdx::fs::write_atomic(&files.report, &serde_json::to_vec_pretty(report)?, 0o644)?;
     stdx::fs::write_atomic(&files.junit, shard::junit(report).as_bytes(), 0o644)?;
     tell_github(report)?;
