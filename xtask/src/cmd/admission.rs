@@ -16,6 +16,7 @@ use stdx::Digest;
 use workspace::CargoConfig;
 
 use crate::exit::{Code, ResultExt};
+use crate::render::plain;
 
 /// Refuses a release that the environment does not admit.
 ///
@@ -31,18 +32,29 @@ pub(crate) fn require(
     let id = release.id()?;
     let options = Options { offline: false, history: false, now: Timestamp::now() };
     let context = Context::open(root.to_owned(), options).or_exit(Code::Configuration)?;
-    let record = load(root, &id, record).or_exit(Code::Configuration)?;
-    // Without a scan there is nothing to compare with: the answer is known before any advisory is read.
+    let record = load(root, &id, record)
+        .context("cannot go by the record of the scan; `cargo xtask scan --release FILE` makes a new one")
+        .or_exit(Code::Configuration)?;
+    let settings = &context.settings.scan;
+    let day = options.today();
+    let waivers = Waivers::load(&context.root, &settings.waivers, day, settings.max_waiver_days)
+        .or_exit(Code::Configuration)?;
+    // Without a scan of this very release there is nothing to compare with: the answer is known before any advisory is read.
     let today = match &record {
-        Some(_) => {
-            today(&context, release).context("cannot hold the release against the advisories of today")?
+        Some(record) if record.release == id => {
+            let found = advisories(&context, release)
+                .context("cannot hold the release against the advisories of today")
+                .or_exit(Code::Configuration)?;
+            // What is wrong with the waivers themselves is the scan's matter.
+            let open = waivers.apply(found, day, &BTreeSet::new()).open;
+            open.into_iter().filter(|finding| finding.rule.check == Check::Advisories).collect()
         }
-        None => vec![],
+        _ => vec![],
     };
-    let candidate = Candidate { release: id, record: record.as_ref(), today: &today };
+    let candidate = Candidate { release: id, record: record.as_ref(), today: &today, waivers: &waivers };
     let refusals = finding::admit(&candidate, &requirement(&context, policy), options.now);
     for warning in context.finish().0 {
-        eprintln!("warning: {warning}");
+        eprintln!("warning: {}", plain(&warning));
     }
     if refusals.is_empty() {
         return Ok(());
@@ -57,28 +69,31 @@ pub(crate) fn record_path(root: &Path, release: &Digest) -> Result<PathBuf> {
 
 /// What the advisories of today say of the SBOMs that the release names.
 pub(crate) fn advisories(context: &Context, release: &Release) -> Result<Vec<Finding>> {
-    let layout = Layout::open(&::build::layout(&context.root)?)?;
     let cargo = CargoConfig::load(&context.root, context.settings.build.target.as_deref())?;
     let database = scan::database(context)?;
     let mut findings: Vec<Finding> = scan::database_age(context, &database).into_iter().collect();
-    for (name, service) in &release.services {
-        let sbom =
-            layout.document(&service.sbom).with_context(|| format!("the SBOM of {name} is not here"))?;
+    for (name, sbom) in sboms(context, release)? {
         findings.extend(scan::evaluate(&database, name, Some(&cargo.target), &sbom)?);
     }
     Ok(findings)
 }
 
-/// The same without what is waived today.
-fn today(context: &Context, release: &Release) -> Result<Vec<Finding>> {
-    let settings = &context.settings.scan;
-    let day = context.options.today();
-    let waivers = Waivers::load(&context.root, &settings.waivers, day, settings.max_waiver_days)
-        .or_exit(Code::Configuration)?;
-    let findings = advisories(context, release).or_exit(Code::Configuration)?;
-    let open = waivers.apply(findings, day, &BTreeSet::new()).open;
-    // What is wrong with the waivers themselves is the scan's matter.
-    Ok(open.into_iter().filter(|finding| finding.rule.check == Check::Advisories).collect())
+/// What the policy says of the licences in these SBOMs.
+pub(crate) fn licences(context: &Context, release: &Release) -> Result<Vec<Finding>> {
+    let mut findings = Vec::new();
+    for (name, sbom) in sboms(context, release)? {
+        findings.extend(scan::evaluate_licences(&context.settings.scan.licences, name, &sbom)?);
+    }
+    Ok(findings)
+}
+
+fn sboms<'a>(context: &Context, release: &'a Release) -> Result<Vec<(&'a str, Vec<u8>)>> {
+    let layout = Layout::open(&::build::layout(&context.root)?)?;
+    let read = |(name, service): (&'a String, &release::Service)| {
+        let sbom = layout.document(&service.sbom);
+        Ok((name.as_str(), sbom.with_context(|| format!("the SBOM of {name} is not here"))?))
+    };
+    release.services.iter().map(read).collect()
 }
 
 fn load(root: &Path, release: &Digest, path: Option<&Path>) -> Result<Option<Record>> {
@@ -100,7 +115,7 @@ fn requirement(context: &Context, policy: &ScanPolicy) -> Requirement {
 fn text(environment: &str, release: &Digest, refusals: &[Refusal]) -> String {
     let mut text = format!("the environment {environment} does not admit the release {}:", release.short());
     for refusal in refusals {
-        let _ = write!(text, "\n  {refusal}");
+        let _ = write!(text, "\n  {}", plain(&refusal.to_string()));
     }
     text.push_str(
         "\n  next: `cargo xtask release create`, then `cargo xtask scan --release FILE` with the file it wrote; that shows what to \

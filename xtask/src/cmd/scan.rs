@@ -11,7 +11,7 @@ use anyhow::{Result, anyhow};
 use deploy::EnvironmentFile;
 use finding::{Check, Finding, Judged, Place, Policy, Record, Sarif, Waivers};
 use release::Release;
-use scan::{Context, Options};
+use scan::{Context, Options, Package};
 use workspace::ServiceConfig;
 
 use checks::{Images, Subject};
@@ -38,25 +38,31 @@ pub(crate) fn run(flags: &flags::Scan) -> Result<()> {
     if stop.load(Ordering::SeqCst) {
         return Err(anyhow!("interrupted")).or_exit(Code::Interrupted);
     }
-    if let Some(path) = &flags.notices {
-        let text = scan::notices(&context).or_exit(Code::Configuration)?;
-        stdx::fs::write_atomic(path, text.as_bytes(), 0o644).or_exit(Code::Configuration)?;
-    }
+    // What was found is shown even where a file of it cannot be written.
+    let notices = flags.notices.as_deref().map(|path| write_notices(path, &context)).transpose();
     let services = service_files(&context, &findings);
-    let closures = context.graph().ok().map(|graph| graph.packages.clone()).filter(|_| flags.json);
+    let packages = if flags.json { packages(&context, &checks) } else { vec![] };
     let root = context.root.clone();
     let (warnings, incomplete) = context.finish();
     let judged = waivers.apply(findings, options.today(), &complete(&checks, &incomplete, flags));
-    if let Some(path) = &flags.sarif {
-        write_sarif(path, &judged, &services).or_exit(Code::Configuration)?;
-    }
-    let record =
-        release.map(|release| record(&root, &release, flags, options, &checks, &judged)).transpose()?;
-    let packages = closures.unwrap_or_default();
+    let sarif = flags.sarif.as_deref().map(|path| write_sarif(path, &judged, &services)).transpose();
+    let record = release.map(|release| record(&root, &release, flags, options, &checks, &judged)).transpose();
+    let (record, unrecorded) = match record {
+        Ok(record) => (record, Ok(())),
+        Err(error) => (None, Err(error)),
+    };
     let scanned = Scanned { judged, policy, checks, warnings, packages, record, started };
     render::scanned(&scanned, flags.json)?;
     render::annotate(&scanned, &services)?;
+    unrecorded.and(sarif.map(drop)).and(notices.map(drop)).or_exit(Code::Configuration)?;
     finish(&scanned)
+}
+
+/// What the services are made of, where a check that succeeded asked Cargo for it anyway.
+fn packages(context: &Context, checks: &[ScannedCheck]) -> Vec<Package> {
+    let asks = |check: &ScannedCheck| matches!(check.check, Check::Advisories | Check::Licences);
+    let is_known = checks.iter().any(|check| asks(check) && check.error.is_none());
+    is_known.then(|| context.graph().ok()).flatten().map(|graph| graph.packages.clone()).unwrap_or_default()
 }
 
 /// Writes what deployments of the release go by, and says where.
@@ -71,10 +77,10 @@ fn record(
     let id = release.id()?;
     let path = match &flags.record {
         Some(path) => path.clone(),
-        None => admission::record_path(root, &id).or_exit(Code::Configuration)?,
+        None => admission::record_path(root, &id)?,
     };
     let ran = checks.iter().filter(|check| check.error.is_none()).map(|check| check.check).collect();
-    Record::new(id, options.now, ran, judged).write(&path).or_exit(Code::Configuration)?;
+    Record::new(id, options.now, ran, judged).write(&path)?;
     Ok(path)
 }
 
@@ -93,11 +99,16 @@ fn policy(flags: &flags::Scan, context: &Context) -> Result<Policy> {
     }
 }
 
-/// The checks of which a waiver that covered nothing is known to be of no use.
+/// The checks of which a waiver that covered nothing is known to be of no use. Secrets are also in commits and in images; and
+/// of a release its packages are elsewhere, and less is asked about them, than in the workspace.
 fn complete(checks: &[ScannedCheck], incomplete: &BTreeSet<Check>, flags: &flags::Scan) -> BTreeSet<Check> {
     let ran = checks.iter().filter(|check| check.error.is_none()).map(|check| check.check);
-    let is_whole = |check: &Check| !incomplete.contains(check) && (flags.history || *check != Check::Secrets);
-    ran.filter(is_whole).collect()
+    let is_whole = |check: &Check| match check {
+        Check::Secrets => flags.history,
+        Check::Advisories | Check::Licences => flags.release.is_none(),
+        _ => true,
+    };
+    ran.filter(|check| !incomplete.contains(check) && is_whole(check)).collect()
 }
 
 /// The file that stands for each service's image, where any finding is in an image.
@@ -111,6 +122,10 @@ fn service_files(context: &Context, findings: &[Finding]) -> BTreeMap<String, St
     };
     let services = graph.workspace.services.iter();
     services.filter_map(|(name, service)| Some((name.clone(), file(&service.folder)?))).collect()
+}
+
+fn write_notices(path: &Path, context: &Context) -> Result<()> {
+    stdx::fs::write_atomic(path, scan::notices(context)?.as_bytes(), 0o644)
 }
 
 fn write_sarif(path: &Path, judged: &Judged, service_files: &BTreeMap<String, String>) -> Result<()> {

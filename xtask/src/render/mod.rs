@@ -20,7 +20,7 @@ use serde_json::{Value, json};
 pub(crate) use deploy::{DeployProgress, deploy_plan, down, outcome, status};
 pub(crate) use github::{github, github_skipped};
 pub(crate) use progress::Progress;
-pub(crate) use scan::{Scanned, ScannedCheck, annotate, scanned};
+pub(crate) use scan::{Scanned, ScannedCheck, annotate, plain, scanned};
 use table::Table;
 pub(crate) use test::{
     TEST_PLAN, TestProgress, github_annotations, github_summary, test_matrix, test_plan, test_plan_document,

@@ -227,7 +227,7 @@ fn markdown(scanned: &Scanned) -> String {
 }
 
 /// Text of others on one line, without what a terminal would take for a command.
-fn plain(text: &str) -> String {
+pub(crate) fn plain(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 

@@ -333,6 +333,17 @@ fn offline_holds_for_cargo_too() {
 }
 
 #[test]
+fn checks_that_need_nothing_of_cargo_do_not_ask_it() {
+    let mut fixture = service();
+    cargo_after(&mut fixture, "case \"$*\" in *--unit-graph*) exit 1;; esac");
+    for args in [&["secrets"][..], &["configuration", "workflows"]] {
+        let (code, document) = scan(&fixture, args);
+        assert_eq!((code, &document["packages"]), (0, &json!([])));
+        assert!(!document["warnings"].to_string().contains("unit graph"), "{}", document["warnings"]);
+    }
+}
+
+#[test]
 fn where_cargo_refuses_the_unit_graph_everything_resolved_counts_as_linked() {
     let mut fixture = service();
     let refuse = "case \"$*\" in *--unit-graph*) echo 'error: no such flag' >&2; exit 1;; esac";
@@ -393,7 +404,7 @@ fn a_database_is_fetched_once_and_kept() {
     let fixture = fetching("");
     let run = fixture.run(&["scan", "--offline"]);
     run.fails(3, &["advisories: there is no copy of", "scan once without --offline"]);
-    assert!(run.stdout.contains("advisories could not run, licences"), "{}", run.stdout);
+    assert!(run.stdout.contains("advisories could not run, secrets, licences"), "{}", run.stdout);
     let rules = |args: &[&str]| -> Vec<String> {
         let (_, document) = scan(&fixture, &[&["advisories"], args].concat());
         brief(&document).into_iter().map(|(rule, _, _)| rule).collect()
@@ -450,6 +461,78 @@ fn old_advisories_are_warned_about_and_then_fail() {
     with("warn_age_days: 20, max_age_days: 40", 50).fails(13, &[]);
     fixture.write("slipway.yaml", "scan: { advisories: { database: crates } }\n");
     fixture.run(&["scan", "advisories"]).fails(3, &["is no advisory database: it has no folder `crates`"]);
+}
+
+#[test]
+fn advisories_of_unknown_age_are_no_good_news() {
+    let fixture = service();
+    fs::remove_dir_all(fixture.path("db/crates")).unwrap();
+    fs::create_dir(fixture.path("db/crates")).unwrap();
+    let run = fixture.run(&["scan", "advisories"]);
+    run.fails(13, &[]);
+    assert!(run.stdout.contains("nobody can say how old the advisories are"), "{}", run.stdout);
+}
+
+#[test]
+fn the_password_of_a_database_is_never_shown() {
+    let fixture = service();
+    let settings =
+        "scan: { advisories: { database: 'https://user:pass-word@127.0.0.1:1/db.git?key=pass-word' } }\n";
+    fixture.write("slipway.yaml", settings);
+    for args in
+        [&["scan", "advisories"][..], &["scan", "advisories", "--offline"], &["scan", "advisories", "--json"]]
+    {
+        let run = fixture.run(args);
+        run.fails(3, &["https://127.0.0.1:1/db.git"]);
+        assert!(
+            !format!("{}{}", run.stdout, run.stderr).contains("pass-word"),
+            "{}{}",
+            run.stdout,
+            run.stderr
+        );
+    }
+}
+
+#[test]
+fn a_workspace_of_libraries_is_scanned_for_who_depends_on_them() {
+    let fixture = service();
+    fs::remove_dir_all(fixture.path("crates/app")).unwrap();
+    fixture.library("one", "[dependencies]\nitoa = \"1\"\n[dev-dependencies]\nfastrand = \"2\"\n", "");
+    fixture.lock();
+    let (code, document) = scan(&fixture, &[]);
+    let expected = [found("RUSTSEC-2026-0001", "critical", true), found("RUSTSEC-2026-0003", "note", false)];
+    assert_eq!((code, brief(&document)), (13, expected.to_vec()));
+    let warnings = document["warnings"].to_string();
+    assert!(warnings.contains("no package of this workspace has a binary"), "{warnings}");
+    fixture.run(&["build"]).fails(3, &["no package of this workspace has a binary to make an image of"]);
+}
+
+#[test]
+fn what_was_found_is_shown_where_a_file_cannot_be_written() {
+    let fixture = service();
+    fixture.write("file", "");
+    for flag in ["--sarif", "--notices"] {
+        let run = fixture.run(&["scan", "advisories", flag, "file/x"]);
+        run.fails(3, &["file/x"]);
+        assert!(run.stdout.contains("RUSTSEC-2026-0001"), "{flag}: {}", run.stdout);
+    }
+}
+
+#[test]
+fn a_waiver_is_useless_only_where_everything_was_looked_at() {
+    let fixture = service();
+    fs::remove_dir_all(fixture.path("db/crates")).unwrap();
+    fixture.write("db/crates/other/RUSTSEC-2026-0009.md", &advisory("RUSTSEC-2026-0009", "other", ""));
+    let git = |args: &[&str]| {
+        let status = Command::new("git").args(args).current_dir(fixture.path("")).status();
+        assert!(status.unwrap().success());
+    };
+    git(&["init", "--quiet"]);
+    let waiver = "waivers:\n  - { rule: secret/private-key, place: 'image:app:key.pem', reason: r, owner: o, expires: ";
+    fixture.write(FILE, &format!("{waiver}{} }}\n", day(10)));
+    // Nothing was built: what is in the image nobody knows.
+    let run = fixture.run(&["scan", "secrets", "--history"]);
+    assert_eq!(run.code, 0, "{}{}", run.stdout, run.stderr);
 }
 
 #[test]

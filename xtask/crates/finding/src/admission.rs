@@ -3,11 +3,12 @@
 
 use std::fmt;
 
+use jiff::civil::Date;
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp};
 use stdx::Digest;
 
-use crate::{Check, Finding, Policy, Record, Waiver};
+use crate::{Check, Finding, Policy, Record, Recorded, Waiver, Waivers};
 
 /// How far the clock of the scanning machine may be ahead.
 const MAX_SKEW: SignedDuration = SignedDuration::from_mins(5);
@@ -30,6 +31,8 @@ pub struct Candidate<'a> {
     pub record: Option<&'a Record>,
     /// What the advisories of today say of its stored SBOMs, without what is waived today.
     pub today: &'a [Finding],
+    /// The waivers of today.
+    pub waivers: &'a Waivers,
 }
 
 /// A reason not to deploy.
@@ -48,6 +51,8 @@ pub enum Refusal {
     TooOld {
         /// From the scan to now.
         age: SignedDuration,
+        /// What it may be.
+        most: SignedDuration,
     },
     /// The scan is from the future: the clock of one machine is wrong.
     FromTheFuture,
@@ -55,7 +60,9 @@ pub enum Refusal {
     Found(Box<Finding>),
     /// It was waived when the scan was made, and the waiver has run out since.
     WaiverExpired(Box<Finding>, Waiver),
-    /// An advisory that the scan did not know, or whose waiver was withdrawn.
+    /// It was waived when the scan was made, and no waiver covers it any more.
+    WaiverWithdrawn(Box<Finding>, Waiver),
+    /// An advisory that the scan did not know.
     New(Box<Finding>),
 }
 
@@ -78,21 +85,12 @@ pub fn admit(candidate: &Candidate<'_>, requirement: &Requirement, now: Timestam
         refusals.push(Refusal::FromTheFuture);
     }
     if age > requirement.max_age {
-        refusals.push(Refusal::TooOld { age });
+        refusals.push(Refusal::TooOld { age, most: requirement.max_age });
     }
     let today = TimeZone::UTC.to_datetime(now).date();
     let is_bad = |finding: &Finding| requirement.policy.fails(finding);
-    for recorded in record.findings.iter().filter(|recorded| is_bad(&recorded.finding)) {
-        let finding = Box::new(recorded.finding.clone());
-        match &recorded.waived {
-            None => refusals.push(Refusal::Found(finding)),
-            Some(waiver) if waiver.expires < today => {
-                refusals.push(Refusal::WaiverExpired(finding, waiver.clone()));
-            }
-            Some(_) => {}
-        }
-    }
-    // A waiver that was withdrawn since the scan does not count: today's findings come without what is waived today.
+    let bad = record.findings.iter().filter(|recorded| is_bad(&recorded.finding));
+    refusals.extend(bad.filter_map(|recorded| judge(recorded, candidate.waivers, today)));
     let told = |new: &Finding, refusals: &[Refusal]| {
         refusals
             .iter()
@@ -107,13 +105,28 @@ pub fn admit(candidate: &Candidate<'_>, requirement: &Requirement, now: Timestam
     refusals
 }
 
+/// A finding of the scan counts unless it was waived then and is waived now: a waiver that came later is a decision that
+/// the scan shows to nobody.
+fn judge(recorded: &Recorded, waivers: &Waivers, today: Date) -> Option<Refusal> {
+    let finding = Box::new(recorded.finding.clone());
+    let Some(then) = &recorded.waived else { return Some(Refusal::Found(finding)) };
+    let now = waivers.about(&finding);
+    match now {
+        _ if then.expires < today => Some(Refusal::WaiverExpired(finding, then.clone())),
+        None => Some(Refusal::WaiverWithdrawn(finding, then.clone())),
+        Some(now) if now.expires < today => Some(Refusal::WaiverExpired(finding, now.clone())),
+        Some(_) => None,
+    }
+}
+
 impl Refusal {
     /// The finding that it is about, if it is about one.
     fn finding(&self) -> Option<&Finding> {
         match self {
-            Refusal::Found(finding) | Refusal::WaiverExpired(finding, _) | Refusal::New(finding) => {
-                Some(finding)
-            }
+            Refusal::Found(finding)
+            | Refusal::WaiverExpired(finding, _)
+            | Refusal::WaiverWithdrawn(finding, _)
+            | Refusal::New(finding) => Some(finding),
             Refusal::Unscanned
             | Refusal::OtherRelease { .. }
             | Refusal::Incomplete(_)
@@ -126,7 +139,7 @@ impl Refusal {
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Refusal::Unscanned => f.write_str("nobody scanned it"),
+            Refusal::Unscanned => f.write_str("nobody scanned it, or it was changed after its scan"),
             Refusal::OtherRelease { scanned } => write!(
                 f,
                 "its scan is of another release ({}): the release file was changed after the scan, or the files were mixed up",
@@ -136,13 +149,18 @@ impl fmt::Display for Refusal {
                 let names: Vec<_> = checks.iter().map(|check| check.name()).collect();
                 write!(f, "its scan left out {}", names.join(", "))
             }
-            Refusal::TooOld { age } => write!(f, "its scan is {} old", span(*age)),
+            Refusal::TooOld { age, most } => {
+                write!(f, "its scan is {} old, and may be {}", span(*age), span(*most))
+            }
             Refusal::FromTheFuture => f.write_str(
                 "its scan is from the future: the clock of this machine or of the scanning one is wrong",
             ),
             Refusal::Found(finding) => write!(f, "the scan found {}", named(finding)),
             Refusal::WaiverExpired(finding, waiver) => {
                 write!(f, "the waiver of {} ran out on {} ({})", waiver.owner, waiver.expires, named(finding))
+            }
+            Refusal::WaiverWithdrawn(finding, waiver) => {
+                write!(f, "the waiver of {} was withdrawn since the scan ({})", waiver.owner, named(finding))
             }
             Refusal::New(finding) => write!(f, "new since the scan: {}", named(finding)),
         }
@@ -213,8 +231,14 @@ mod tests {
         }
     }
 
+    /// With waivers of today that cover everything they covered then.
     fn refusals(record: &Record, today: &[Finding]) -> Vec<Refusal> {
-        admission(&Candidate { release: Digest::of("release"), record: Some(record), today })
+        let waivers = record.findings.iter().filter_map(|recorded| recorded.waived.clone());
+        with_waivers(record, today, &Waivers::of(waivers.collect()))
+    }
+
+    fn with_waivers(record: &Record, today: &[Finding], waivers: &Waivers) -> Vec<Refusal> {
+        admission(&Candidate { release: Digest::of("release"), record: Some(record), today, waivers })
     }
 
     #[test]
@@ -228,13 +252,14 @@ mod tests {
 
     #[test]
     fn each_thing_out_of_order_is_refused_for_its_own_reason() {
-        let candidate = Candidate { release: Digest::of("release"), record: None, today: &[] };
+        let waivers = &Waivers::default();
+        let candidate = Candidate { release: Digest::of("release"), record: None, today: &[], waivers };
         assert_eq!(admission(&candidate), [Refusal::Unscanned]);
         let changed = Record { release: Digest::of("other"), ..scanned(vec![]) };
         assert_eq!(refusals(&changed, &[]), [Refusal::OtherRelease { scanned: Digest::of("other") }]);
         let age = SignedDuration::from_secs(3_601);
         let old = Record { scanned_at: now() - age, ..scanned(vec![]) };
-        assert_eq!(refusals(&old, &[]), [Refusal::TooOld { age }]);
+        assert_eq!(refusals(&old, &[]), [Refusal::TooOld { age, most: SignedDuration::from_hours(1) }]);
         let ahead = Record { scanned_at: now() + SignedDuration::from_secs(301), ..scanned(vec![]) };
         assert_eq!(refusals(&ahead, &[]), [Refusal::FromTheFuture]);
         let thin = Record { checks: [Check::Advisories].into(), ..scanned(vec![]) };
@@ -253,7 +278,14 @@ mod tests {
         let found = scanned(vec![recorded("A", Severity::High, None)]);
         assert_eq!(refusals(&found, &[finding("A", Severity::High)]).len(), 1);
         let waived = scanned(vec![recorded("A", Severity::High, Some("2026-11-21"))]);
-        assert!(matches!(refusals(&waived, &[finding("A", Severity::High)])[..], [Refusal::New(_)]));
+        let today = [finding("A", Severity::High)];
+        for known in [&today[..], &[]] {
+            let refused = with_waivers(&waived, known, &Waivers::default());
+            assert!(matches!(refused[..], [Refusal::WaiverWithdrawn(..)]), "{refused:?}");
+            let shortened = recorded("A", Severity::High, Some("2026-11-19")).waived;
+            let refused = with_waivers(&waived, known, &Waivers::of(shortened.into_iter().collect()));
+            assert!(matches!(refused[..], [Refusal::WaiverExpired(..)]), "{refused:?}");
+        }
     }
 
     #[test]

@@ -24,13 +24,13 @@ pub struct Waiver {
     /// Id of the rule.
     pub rule: String,
     /// Only findings at this path, below this folder, or at paths of this pattern.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
     pub place: Option<String>,
     /// Only findings about this package: `name` or `name@version`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
     pub package: Option<String>,
     /// Only the finding with this fingerprint.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "given", skip_serializing_if = "Option::is_none")]
     pub fingerprint: Option<Digest>,
     /// Why that is acceptable.
     pub reason: String,
@@ -38,6 +38,13 @@ pub struct Waiver {
     pub owner: String,
     /// The last day on which it holds.
     pub expires: Date,
+}
+
+/// A key that is there has a value: without one it would look like a limit and be none.
+fn given<'de, D: serde::Deserializer<'de>, T: Deserialize<'de>>(
+    deserializer: D,
+) -> Result<Option<T>, D::Error> {
+    T::deserialize(deserializer).map(Some)
 }
 
 /// The waivers of a workspace.
@@ -149,6 +156,17 @@ impl Waivers {
         judged
     }
 
+    /// Of the waivers that cover the finding, expired or not, the one that holds longest.
+    pub(crate) fn about(&self, finding: &Finding) -> Option<&Waiver> {
+        let covering = self.waivers.iter().map(|(waiver, _)| waiver).filter(|waiver| waiver.covers(finding));
+        covering.max_by_key(|waiver| waiver.expires)
+    }
+
+    #[cfg(test)]
+    pub(crate) fn of(waivers: Vec<Waiver>) -> Waivers {
+        Waivers { path: String::new(), waivers: waivers.into_iter().map(|waiver| (waiver, None)).collect() }
+    }
+
     fn stale(&self, waiver: &Waiver, line: Option<u32>, stale: Stale) -> Finding {
         let Waiver { rule, owner, expires, .. } = waiver;
         let what = waiver.scope();
@@ -219,7 +237,10 @@ impl Waiver {
 
     fn problems(&self, today: Date, most_days: u32) -> Vec<(&'static str, String)> {
         let mut problems = Vec::new();
-        for (key, value) in [("rule", &self.rule), ("reason", &self.reason), ("owner", &self.owner)] {
+        let needed = [("rule", &self.rule), ("reason", &self.reason), ("owner", &self.owner)];
+        let given = [("place", &self.place), ("package", &self.package)];
+        let given = given.into_iter().filter_map(|(key, value)| Some((key, value.as_ref()?)));
+        for (key, value) in needed.into_iter().chain(given) {
             if value.trim().is_empty() {
                 problems.push((key, "must not be empty".to_owned()));
             }
@@ -348,6 +369,17 @@ mod tests {
         let both = error(text);
         assert!(both.contains("waivers.yaml:6: waivers[1].reason"), "{both}");
         assert!(both.contains("waivers[1].expires: 2030-05-01 is 111 days ahead"), "{both}");
+    }
+
+    #[test]
+    fn a_limit_without_a_value_is_no_waiver_of_everything() {
+        for limit in ["place:", "package:", "fingerprint:", "place: ''", "package: ' '"] {
+            let text = format!(
+                "waivers:\n  - rule: secret/private-key\n    reason: r\n    owner: o\n    expires: 2030-01-11\n    {limit}\n"
+            );
+            let error = load(&text).unwrap_err().to_string();
+            assert!(error.contains("waivers.yaml:2: waivers[0]."), "{limit}: {error}");
+        }
     }
 
     #[test]

@@ -15,7 +15,7 @@ mod sbom;
 
 pub use advisories::{Database, advisories, database, database_age, evaluate};
 pub use context::{Context, Graph, Options};
-pub use licences::licences;
+pub use licences::{evaluate_licences, licences};
 pub use notices::notices;
 pub use package::{Class, Package};
 pub use sbom::sbom_packages;

@@ -10,6 +10,7 @@ use spdx::{Expression, Licensee, ParseMode};
 use workspace::{LicenceException, LicenceSettings};
 
 use crate::context::{Context, Graph};
+use crate::sbom;
 
 /// Longer texts are no licence expressions.
 const MOST_BYTES: usize = 4_096;
@@ -31,10 +32,38 @@ pub fn licences(context: &Context) -> Result<Vec<Finding>> {
     let mut used = BTreeSet::new();
     let mut findings = Vec::new();
     for (package, services) in third_party(graph) {
-        let verdict = policy.judge(package, &mut used);
-        findings.extend(verdict.finding(package, services.as_ref(), place(package)));
+        let subject = Subject::of(package);
+        let verdict = policy.judge(&subject, &mut used);
+        findings.extend(verdict.finding(&subject, services.as_ref(), place(package)));
     }
     findings.extend(policy.unused(&used));
+    findings.sort();
+    Ok(findings)
+}
+
+/// The same for a stored SBOM, the CycloneDX document of the image of `service`: what the image was made of, whatever the workspace
+/// holds now. It does not tell a package by path from the workspace's own, nor a licence in a file from none.
+///
+/// # Errors
+/// When the document is not such an SBOM, or the policy names what is no licence.
+pub fn evaluate_licences(settings: &LicenceSettings, service: &str, document: &[u8]) -> Result<Vec<Finding>> {
+    let policy = Policy::parse(settings)?;
+    let components =
+        sbom::components(document).with_context(|| format!("cannot read the SBOM of {service}"))?;
+    let linked = BTreeSet::from([service]);
+    let judge = |component: &sbom::Component| {
+        let subject = Subject {
+            name: &component.name,
+            version: component.version.clone().unwrap_or_default(),
+            licence: component.licence(),
+            file: None,
+        };
+        let services = component.is_linked().then_some(&linked);
+        let place = Place::Image { service: service.to_owned(), path: None };
+        policy.judge(&subject, &mut BTreeSet::new()).finding(&subject, services, place)
+    };
+    let mut findings: Vec<Finding> =
+        components.iter().filter(|component| component.is_cargo()).filter_map(judge).collect();
     findings.sort();
     Ok(findings)
 }
@@ -67,6 +96,31 @@ fn by_id(metadata: &Metadata) -> BTreeMap<&str, &Package> {
 
 pub(crate) fn spec(package: &Package) -> String {
     format!("{}@{}", package.name, package.version)
+}
+
+/// What is judged.
+struct Subject<'a> {
+    name: &'a str,
+    version: String,
+    /// As its manifest writes it.
+    licence: Option<&'a str>,
+    /// The file that holds it.
+    file: Option<&'a str>,
+}
+
+impl Subject<'_> {
+    fn of(package: &Package) -> Subject<'_> {
+        Subject {
+            name: package.name.as_str(),
+            version: package.version.to_string(),
+            licence: package.license.as_deref(),
+            file: package.license_file.as_ref().map(|file| file.as_str()),
+        }
+    }
+
+    fn spec(&self) -> String {
+        format!("{}@{}", self.name, self.version)
+    }
 }
 
 struct Policy<'a> {
@@ -103,16 +157,16 @@ impl Policy<'_> {
 
     /// Judges by the expression in the manifest, or the one that an exception puts in its place. `used` collects the
     /// exceptions that were about the package.
-    fn judge(&self, package: &Package, used: &mut BTreeSet<usize>) -> Verdict {
+    fn judge(&self, package: &Subject<'_>, used: &mut BTreeSet<usize>) -> Verdict {
         let is_about = |exception: &LicenceException| {
-            exception.package == package.name.as_str() || exception.package == spec(package)
+            exception.package == package.name || exception.package == package.spec()
         };
         let about = || self.exceptions.iter().enumerate().filter(|(_, (exception, _))| is_about(exception));
         used.extend(about().map(|(index, _)| index));
-        let clarified = about().find_map(|(_, (exception, _))| exception.licence.as_ref());
-        let written = package.license.as_ref().filter(|text| !text.trim().is_empty());
+        let clarified = about().find_map(|(_, (exception, _))| exception.licence.as_deref());
+        let written = package.licence.filter(|text| !text.trim().is_empty());
         let Some(text) = clarified.or(written) else {
-            return match &package.license_file {
+            return match package.file {
                 Some(file) => Verdict::FileOnly(file.to_string()),
                 None => Verdict::Missing,
             };
@@ -157,7 +211,12 @@ impl Policy<'_> {
 
 impl Verdict {
     /// `services` are those that it is linked into.
-    fn finding(self, package: &Package, services: Option<&BTreeSet<&str>>, place: Place) -> Option<Finding> {
+    fn finding(
+        self,
+        package: &Subject<'_>,
+        services: Option<&BTreeSet<&str>>,
+        place: Place,
+    ) -> Option<Finding> {
         let (severity, rule, what) = self.text()?;
         let (severity, usage) = match services {
             Some(services) => {
@@ -166,8 +225,8 @@ impl Verdict {
             }
             None => (Severity::Note, "only builds services".to_owned()),
         };
-        let message = format!("{} {usage} and {what}", spec(package));
-        Some(Finding { severity, rule, place, message, key: spec(package) })
+        let message = format!("{} {usage} and {what}", package.spec());
+        Some(Finding { severity, rule, place, message, key: package.spec() })
     }
 
     fn text(self) -> Option<(Severity, Rule, String)> {
@@ -244,6 +303,7 @@ mod tests {
 
     fn judge(settings: &LicenceSettings, licence: Option<&str>, file: Option<&str>) -> String {
         let package = package(licence, file);
+        let package = Subject::of(&package);
         let verdict = Policy::parse(settings).unwrap().judge(&package, &mut BTreeSet::new());
         let services = BTreeSet::from(["api"]);
         let finding = verdict.finding(&package, Some(&services), Place::file("Cargo.lock"));
@@ -283,6 +343,28 @@ mod tests {
             let found = judge(&settings, licence, file);
             assert!(found.starts_with(&format!("licences/{expected}")), "{licence:?}: {found}");
         }
+    }
+
+    #[test]
+    fn a_stored_sbom_is_judged_without_the_workspace() {
+        let document = r#"{"bomFormat":"CycloneDX","components":[
+            {"name":"good","version":"1.0.0","purl":"pkg:cargo/good@1.0.0","licenses":[{"expression":"MIT OR Apache-2.0"}]},
+            {"name":"bad","version":"1.0.0","purl":"pkg:cargo/bad@1.0.0?vcs_url=git","licenses":[{"expression":"GPL-3.0-only"}]},
+            {"name":"tool","version":"1.0.0","purl":"pkg:cargo/tool@1.0.0","scope":"excluded","licenses":[{"expression":"GPL-3.0-only"}]},
+            {"name":"named","version":"1.0.0","purl":"pkg:cargo/named@1.0.0","licenses":[{"license":{"name":"some"}}]},
+            {"name":"none","version":"1.0.0","purl":"pkg:cargo/none@1.0.0","scope":"required"},
+            {"name":"ours","version":"0.1.0","purl":"pkg:generic/ours@0.1.0"}]}"#;
+        let findings = evaluate_licences(&LicenceSettings::default(), "api", document.as_bytes()).unwrap();
+        let brief: Vec<_> =
+            findings.iter().map(|one| (one.key.as_str(), one.rule.id.as_str(), one.severity)).collect();
+        let expected = [
+            ("tool@1.0.0", "licences/not-allowed", Severity::Note),
+            ("named@1.0.0", "licences/missing", Severity::High),
+            ("none@1.0.0", "licences/missing", Severity::High),
+            ("bad@1.0.0", "licences/not-allowed", Severity::High),
+        ];
+        assert_eq!(brief.iter().collect::<BTreeSet<_>>(), expected.iter().collect());
+        assert!(evaluate_licences(&LicenceSettings::default(), "api", b"{}").is_err());
     }
 
     #[test]

@@ -21,12 +21,51 @@ struct Document {
     components: Vec<Component>,
 }
 
+/// A component of the document.
 #[derive(Deserialize)]
-struct Component {
-    name: String,
-    version: Option<String>,
+pub(crate) struct Component {
+    pub(crate) name: String,
+    pub(crate) version: Option<String>,
     purl: Option<String>,
     scope: Option<String>,
+    #[serde(default)]
+    licenses: Vec<Licence>,
+}
+
+#[derive(Deserialize)]
+struct Licence {
+    expression: Option<String>,
+}
+
+impl Component {
+    /// Whether it is a package of a registry or a repository.
+    pub(crate) fn is_cargo(&self) -> bool {
+        self.purl.as_ref().is_some_and(|purl| purl.starts_with("pkg:cargo/"))
+    }
+
+    /// What does not say that it stayed outside is inside.
+    pub(crate) fn is_linked(&self) -> bool {
+        self.scope.as_deref() != Some("excluded")
+    }
+
+    /// Its SPDX expression. CycloneDX knows other forms; documents of ours have none of them.
+    pub(crate) fn licence(&self) -> Option<&str> {
+        match &self.licenses[..] {
+            [licence] => licence.expression.as_deref(),
+            _ => None,
+        }
+    }
+}
+
+/// All components of `document`.
+///
+/// # Errors
+/// When it is no CycloneDX document in JSON.
+pub(crate) fn components(document: &[u8]) -> Result<Vec<Component>> {
+    ensure!(document.len() <= MOST_BYTES, "it is larger than 64 MiB");
+    let document: Document = serde_json::from_slice(document)?;
+    ensure!(document.bom_format == "CycloneDX", "its format is `{}`", document.bom_format);
+    Ok(document.components)
 }
 
 /// The Cargo packages of the public registry in `document`, and the Rust release whose library is in the image of `service`.
@@ -34,11 +73,8 @@ struct Component {
 /// # Errors
 /// When it is no CycloneDX document in JSON, or a package has no version.
 pub fn sbom_packages(service: &str, document: &[u8]) -> Result<Vec<Package>> {
-    ensure!(document.len() <= MOST_BYTES, "it is larger than 64 MiB");
-    let document: Document = serde_json::from_slice(document)?;
-    ensure!(document.bom_format == "CycloneDX", "its format is `{}`", document.bom_format);
     let mut packages = Vec::new();
-    for component in document.components {
+    for component in components(document)? {
         let version = || -> Result<Version> {
             let text = component.version.as_deref().context("no version")?;
             text.parse().with_context(|| format!("`{text}` is no version"))
@@ -54,10 +90,11 @@ pub fn sbom_packages(service: &str, document: &[u8]) -> Result<Vec<Package>> {
                     "{purl} is not the URL of {}",
                     component.name
                 );
-                // What does not say that it stayed outside is inside.
-                let is_linked = component.scope.as_deref() != Some("excluded");
-                let (linked, build_only) =
-                    if is_linked { (services, BTreeSet::new()) } else { (BTreeSet::new(), services) };
+                let (linked, build_only) = if component.is_linked() {
+                    (services, BTreeSet::new())
+                } else {
+                    (BTreeSet::new(), services)
+                };
                 let (name, line) = (component.name, None);
                 packages.push(Package { name, version, is_from_crates_io: true, line, linked, build_only });
             }

@@ -207,10 +207,15 @@ impl Workspace {
     /// When the lock file is missing or does not fit the manifests, when a file is not of the right shape (all problems of
     /// all services' values are listed at once), or when there is no service.
     pub fn load(root: &Path, settings: Settings, target: &str) -> Result<Workspace> {
-        Workspace::load_with(root, settings, target, Network::Allowed)
+        let workspace = Workspace::load_with(root, settings, target, Network::Allowed)?;
+        if workspace.services.is_empty() {
+            bail!("no package of this workspace has a binary to make an image of");
+        }
+        Ok(workspace)
     }
 
-    /// The same, where the network may be forbidden: then packages that Cargo has not downloaded are an error.
+    /// The same, where there may be no service, and the network may be forbidden: then packages that Cargo has not downloaded
+    /// are an error.
     pub fn load_with(root: &Path, settings: Settings, target: &str, network: Network) -> Result<Workspace> {
         if !root.join("Cargo.lock").is_file() {
             bail!("{} has no Cargo.lock; run `cargo generate-lockfile` and commit it", root.display());
@@ -224,9 +229,6 @@ impl Workspace {
             .exec()
             .context("cannot read the dependency graph")?;
         let services = services(&metadata)?;
-        if services.is_empty() {
-            bail!("no package of this workspace has a binary to make an image of");
-        }
         Ok(Workspace { root: root.to_owned(), settings, services, metadata })
     }
 

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
+use cargo_metadata::{DependencyKind, NodeDep, Package, PackageId};
 use serde::Deserialize;
 use stdx::Cmd;
 
@@ -64,9 +65,13 @@ struct Dependency {
 
 impl Closures {
     /// Asks Cargo. Where it refuses, everything that was resolved counts as linked, with a warning: never less than the truth.
+    /// Where there is no service, each package of the workspace stands for one.
     ///
     /// `scratch` is a folder that Cargo may keep what it learns of the compiler in.
     pub fn load(workspace: &Workspace, cargo: &CargoConfig, network: Network, scratch: &Path) -> Closures {
+        if workspace.services.is_empty() {
+            return Closures::of_libraries(workspace);
+        }
         let exact = command(workspace, cargo, scratch)
             .args(network.cargo_flag())
             .read()
@@ -79,10 +84,23 @@ impl Closures {
                     "{error:#}; every package that was resolved for a service counts as linked into it"
                 );
                 let services = workspace.services.iter();
-                let services = services.map(|(name, service)| (name.clone(), resolved(workspace, service)));
+                let resolved = |service: &Service| resolved(workspace, &service.package, |_| true);
+                let services = services.map(|(name, service)| (name.clone(), resolved(service)));
                 Closures { services: services.collect(), warning: Some(warning) }
             }
         }
+    }
+
+    /// Whoever depends on a library links what the library needs, but for its tests.
+    fn of_libraries(workspace: &Workspace) -> Closures {
+        let is_shipped = |dependency: &NodeDep| {
+            dependency.dep_kinds.iter().any(|kind| kind.kind != DependencyKind::Development)
+        };
+        let members = workspace.metadata.workspace_packages().into_iter();
+        let of = |member: &Package| (member.name.to_string(), resolved(workspace, &member.id, is_shipped));
+        let warning = "no package of this workspace has a binary; every package that was resolved for its libraries, but for their \
+                       tests, counts as linked";
+        Closures { services: members.map(of).collect(), warning: Some(warning.to_owned()) }
     }
 }
 
@@ -154,8 +172,8 @@ impl Graph {
     }
 }
 
-/// Everything that Cargo resolved for the service, as linked.
-fn resolved(workspace: &Workspace, service: &Service) -> Closure {
+/// Everything that Cargo resolved for the package over dependencies that `follow` wants, as linked.
+fn resolved(workspace: &Workspace, package: &PackageId, follow: impl Fn(&NodeDep) -> bool) -> Closure {
     let nodes: BTreeMap<_, _> = workspace
         .metadata
         .resolve
@@ -164,11 +182,13 @@ fn resolved(workspace: &Workspace, service: &Service) -> Closure {
         .map(|node| (&node.id, node))
         .collect();
     let mut linked = BTreeMap::new();
-    let mut todo = vec![&service.package];
+    let mut todo = vec![package];
     while let Some(id) = todo.pop() {
         let Some(node) = nodes.get(id).filter(|_| !linked.contains_key(&id.repr)) else { continue };
         linked.insert(id.repr.clone(), node.features.iter().map(ToString::to_string).collect());
-        todo.extend(&node.dependencies);
+        todo.extend(
+            node.deps.iter().filter(|dependency| follow(dependency)).map(|dependency| &dependency.pkg),
+        );
     }
     Closure { linked, build_only: BTreeMap::new() }
 }

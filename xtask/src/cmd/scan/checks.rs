@@ -35,10 +35,12 @@ pub(crate) struct Images {
 /// A check looks at the subject and says what it found.
 type Run = fn(&Subject<'_>) -> Result<Vec<Finding>>;
 
+const NO_IMAGE: &str = "no image was looked at: none is built (`cargo xtask build`)";
+
 const CHECKS: &[(Check, Run)] = &[
     (Check::Advisories, advisories),
     (Check::Secrets, secrets),
-    (Check::Licences, |subject| scan::licences(subject.context)),
+    (Check::Licences, licences),
     (Check::Images, images),
     (Check::Configuration, |subject| audit::configuration(&subject.context.root)),
     (Check::Workflows, |subject| audit::workflows(&subject.context.root)),
@@ -51,7 +53,13 @@ impl Images {
         if release.is_none() && !folder.exists() {
             return Ok(None);
         }
-        let layout = Layout::open(&folder)?;
+        let layout = Layout::open(&folder);
+        let layout = match release {
+            Some(_) => layout.context(
+                "the images of the release are not here: scan it where `cargo xtask release create` made it",
+            )?,
+            None => layout?,
+        };
         let digests = match release {
             Some(release) => {
                 release.services.iter().map(|(name, service)| (name.clone(), service.image)).collect()
@@ -70,6 +78,18 @@ fn advisories(subject: &Subject<'_>) -> Result<Vec<Finding>> {
     }
 }
 
+/// Of a release what its SBOMs say as well: the workspace may have moved on since.
+fn licences(subject: &Subject<'_>) -> Result<Vec<Finding>> {
+    let mut findings = scan::licences(subject.context)?;
+    if let Some(release) = subject.release {
+        let known = findings.clone();
+        let is_new =
+            |new: &Finding| !known.iter().any(|known| known.key == new.key && known.severity >= new.severity);
+        findings.extend(admission::licences(subject.context, release)?.into_iter().filter(is_new));
+    }
+    Ok(findings)
+}
+
 fn secrets(subject: &Subject<'_>) -> Result<Vec<Finding>> {
     let root = &subject.context.root;
     let options = secrets::Options::new(subject.stop);
@@ -77,9 +97,12 @@ fn secrets(subject: &Subject<'_>) -> Result<Vec<Finding>> {
     if subject.context.options.history {
         findings.extend(secrets::history(root, &options)?);
     }
-    for (service, image) in subject.images.iter().flat_map(|images| &images.digests) {
-        let layout = &subject.images.as_ref().context("no images")?.layout;
-        findings.extend(secrets::image(layout, *image, service, &options)?);
+    let Some(images) = &subject.images else {
+        subject.context.incomplete(Check::Secrets, NO_IMAGE);
+        return Ok(findings);
+    };
+    for (service, image) in &images.digests {
+        findings.extend(secrets::image(&images.layout, *image, service, &options)?);
     }
     Ok(findings)
 }
@@ -87,7 +110,7 @@ fn secrets(subject: &Subject<'_>) -> Result<Vec<Finding>> {
 fn images(subject: &Subject<'_>) -> Result<Vec<Finding>> {
     let context = subject.context;
     let Some(images) = &subject.images else {
-        context.incomplete(Check::Images, "no image was looked at: none is built (`cargo xtask build`)");
+        context.incomplete(Check::Images, NO_IMAGE);
         return Ok(vec![]);
     };
     let max_bytes = context.settings.scan.images.max_mib.map(|mib| mib.saturating_mul(1 << 20));

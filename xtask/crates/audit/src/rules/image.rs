@@ -185,7 +185,7 @@ pub(super) const RULES: &[Definition] = &[
         Low,
         "label missing",
         "Nobody can tell from the image what source and version it was made of.",
-        "Set the label when the image is built.",
+        "Set the label when the image is built; Slipway takes the source from `repository` in the package's manifest.",
     ),
     Definition::new(
         "image/floating-tag",

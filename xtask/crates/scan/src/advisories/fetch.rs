@@ -34,6 +34,7 @@ const POLL: Duration = Duration::from_millis(50);
 #[serde(deny_unknown_fields)]
 struct Current {
     schema: String,
+    /// Without what may be secret in it.
     url: String,
     /// The commit that was fetched, which is also the folder's name.
     commit: String,
@@ -68,7 +69,8 @@ pub(super) fn database(context: &Context) -> Result<Database> {
     let current = match known {
         Some(current) if context.options.offline || is_fresh(&current) => current,
         None if context.options.offline => bail!(
-            "there is no copy of {url} on this machine; scan once without --offline, or name a folder in `scan.advisories.database`"
+            "there is no copy of {} on this machine; scan once without --offline, or name a folder in `scan.advisories.database`",
+            shown(url)
         ),
         known => match cache.fetch(context.options.now, is_fresh) {
             Ok(current) => current,
@@ -88,13 +90,32 @@ fn is_url(database: &str) -> bool {
         || database.split_once(':').is_some_and(|(host, _)| host.contains('@') && !host.contains('/'))
 }
 
+/// The URL without the user and password, and without the query: tokens stand in both.
+fn shown(url: &str) -> String {
+    hidden(url).into_iter().fold(url.to_owned(), |text, part| text.replacen(part, "", 1))
+}
+
+/// What `shown` leaves out, with the signs that it is set apart by.
+fn hidden(url: &str) -> [&str; 2] {
+    let Some((_, rest)) = url.split_once("://") else { return ["", ""] };
+    let (rest, query) = rest.split_at(rest.find(['?', '#']).unwrap_or(rest.len()));
+    let host = rest.split('/').next().unwrap_or_default();
+    [&host[..host.rfind('@').map_or(0, |at| at + 1)], query]
+}
+
+/// What git says about `url`, without what is not shown of it.
+fn without_hidden(url: &str, text: &str) -> String {
+    let hidden = hidden(url).into_iter().filter(|part| !part.is_empty());
+    hidden.fold(text.trim().to_owned(), |text, part| text.replace(part, ""))
+}
+
 impl Cache<'_> {
     /// What was fetched last, if it is still there. Damage is the same as nothing.
     fn current(&self) -> Option<Current> {
         let bytes = stdx::fs::read_if_exists(&self.folder.join("current.json")).ok()??;
         let current: Current = serde_json::from_slice(&bytes).ok()?;
         let is_whole = current.schema == SCHEMA
-            && current.url == self.url
+            && current.url == shown(self.url)
             && is_commit(&current.commit)
             && self.folder.join(&current.commit).join("crates").is_dir();
         is_whole.then_some(current)
@@ -115,19 +136,18 @@ impl Cache<'_> {
         stdx::fs::remove_dir_all(&temporary)?;
         clone(self.url, &temporary, if known.is_some() { MOST_TIME_WITH_COPY } else { MOST_TIME })?;
         let commit = git(&temporary).args(["rev-parse", "HEAD"]).read()?;
-        ensure!(is_commit(&commit), "{} has no commit", self.url);
+        ensure!(is_commit(&commit), "{} has no commit", shown(self.url));
         let date = commit_time(&git(&temporary).args(["cat-file", "commit", "HEAD"]).read()?);
         // Only the files are needed, and nothing of it shall ever be a repository again.
         stdx::fs::remove_dir_all(&temporary.join(".git"))?;
-        Database::of_date(&temporary, date).with_context(|| format!("{} was fetched", self.url))?;
+        Database::of_date(&temporary, date).with_context(|| format!("{} was fetched", shown(self.url)))?;
         let folder = self.folder.join(&commit);
         if known.as_ref().is_none_or(|known| known.commit != commit) {
             stdx::fs::remove_dir_all(&folder)?;
             fs::rename(&temporary, &folder)
                 .with_context(|| format!("cannot move the fetched advisories to {}", folder.display()))?;
         }
-        let current =
-            Current { schema: SCHEMA.to_owned(), url: self.url.to_owned(), commit, date, fetched: now };
+        let current = Current { schema: SCHEMA.to_owned(), url: shown(self.url), commit, date, fetched: now };
         stdx::fs::write_atomic(&self.folder.join("current.json"), &serde_json::to_vec(&current)?, 0o644)?;
         // Somebody may still read the one before.
         let keep = [Some(&current), known.as_ref()].into_iter().flatten().map(|one| one.commit.as_str());
@@ -183,7 +203,7 @@ fn clone(url: &str, to: &Path, most_time: Duration) -> Result<()> {
         log.rewind()?;
         let said = std::io::read_to_string(log).unwrap_or_default();
         let last = said.lines().rfind(|line| !line.trim().is_empty()).unwrap_or("git said nothing");
-        bail!("cannot clone {url}: {}", last.trim());
+        bail!("cannot clone {}: {}", shown(url), without_hidden(url, last));
     }
     Ok(())
 }
@@ -228,6 +248,21 @@ fn size(folder: &Path) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_may_be_secret_in_a_url_is_not_shown() {
+        let cases = [
+            ("https://user:pa:ss@word@example.org/a@b.git", "https://example.org/a@b.git"),
+            ("https://token@example.org", "https://example.org"),
+            ("https://s@example.org/s@b?s@", "https://example.org/s@b"),
+            ("https://example.org/db.git?token=x#y", "https://example.org/db.git"),
+            ("file:///srv/db", "file:///srv/db"),
+            ("git@example.org:team/db.git", "git@example.org:team/db.git"),
+        ];
+        for (url, expected) in cases {
+            assert_eq!(shown(url), expected);
+        }
+    }
 
     #[test]
     fn urls_and_paths_are_told_apart() {

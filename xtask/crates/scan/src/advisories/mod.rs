@@ -43,7 +43,7 @@ pub fn advisories(context: &Context) -> Result<Vec<Finding>> {
     });
     let (graph, (database, release)) = (graph?, loaded?);
     let mut packages = graph.packages.clone();
-    packages.extend(toolchain_packages(&release, &graph.workspace.services.keys().cloned().collect()));
+    packages.extend(toolchain_packages(&release, &graph.closures.services.keys().cloned().collect()));
     let place = |package: &Package| match (package.is_from_crates_io, package.line) {
         (true, line) => Place::File { path: "Cargo.lock".to_owned(), line, column: None },
         (false, _) => Place::file(toolchain_file(context)),
@@ -260,12 +260,12 @@ fn unreadable(package: &Package, id: &str, error: &str) -> Placeless {
     }
 }
 
-/// The finding about a database that is too old to say anything about today; a warning comes before that.
+/// The finding about a database that is too old to say anything about today, or that nobody knows the age of; a warning comes
+/// before that.
 pub fn database_age(context: &Context, database: &Database) -> Option<Finding> {
     let settings = &context.settings.scan.advisories;
     let Some(date) = database.date() else {
-        context.warn("nobody can say how old the advisories are: none has a date");
-        return None;
+        return Some(old("nobody can say how old the advisories are: none has a date".to_owned()));
     };
     let days = (context.options.today() - date).get_days();
     let is_more_than = |limit: u32| days > i32::try_from(limit).unwrap_or(i32::MAX);
@@ -277,7 +277,11 @@ pub fn database_age(context: &Context, database: &Database) -> Option<Finding> {
         context.warn(format!("{age}; scan with a network, or update `scan.advisories.database`"));
         return None;
     }
-    Some(Finding {
+    Some(old(format!("{age}, and may be {} (`scan.advisories.max_age_days`)", settings.max_age_days)))
+}
+
+fn old(message: String) -> Finding {
+    Finding {
         severity: Severity::High,
         rule: Rule {
             id: "advisories/database-age".to_owned(),
@@ -289,9 +293,9 @@ pub fn database_age(context: &Context, database: &Database) -> Option<Finding> {
             url: None,
         },
         place: Place::file("Cargo.lock"),
-        message: format!("{age}, and may be {} (`scan.advisories.max_age_days`)", settings.max_age_days),
+        message,
         key: "database".to_owned(),
-    })
+    }
 }
 
 /// The parts of a Rust release that advisories name: the library is in every service, the tools build them.
