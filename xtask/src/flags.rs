@@ -574,7 +574,8 @@ Examples:
   cargo xtask github deployment finish --environment production --state success --url https://example.org
   cargo xtask github check --name scan target/scan.sarif
   cargo xtask github comment --build head.json --base-build base.json
-  cargo xtask github release v1.2.0 --asset release.json --asset api.cdx.json --notes notes.md")]
+  cargo xtask github release v1.2.0 release.json api.cdx.json --notes notes.md
+  cargo xtask github release download v1.2.0 --into target/slipway/release")]
 pub(crate) struct Github {
     #[command(subcommand)]
     pub(crate) command: GithubCommand,
@@ -591,7 +592,7 @@ pub(crate) struct GithubCommon {
     /// Do nothing, with a notice, where there is no token, repository or pull request, or where the token may not do it.
     #[arg(long, global = true)]
     pub(crate) optional: bool,
-    /// Print the requests that would change something, and send none of them.
+    /// Print the requests that would change something or fetch files, and send none of them.
     #[arg(long, global = true)]
     pub(crate) dry_run: bool,
     /// Print one JSON document instead of text.
@@ -757,15 +758,23 @@ pub(crate) struct GithubComment {
 
 /// Create the release of a tag with its files, or complete it: a draft first, then the files, then it is published.
 #[derive(Debug, Args)]
-#[command(after_help = "\
+#[command(
+    args_conflicts_with_subcommands = true,
+    subcommand_negates_reqs = true,
+    after_help = "\
 Examples:
-  cargo xtask github release v1.2.0 --asset release.json --asset api.cdx.json
-  cargo xtask github release v1.2.0 --draft                    leave it for a person to publish")]
+  cargo xtask github release v1.2.0 release.json target/slipway/sbom
+  cargo xtask github release v1.2.0 --draft                    leave it for a person to publish
+  cargo xtask github release download v1.2.0 --into target/slipway/release"
+)]
 pub(crate) struct GithubRelease {
+    #[command(subcommand)]
+    pub(crate) command: Option<GithubReleaseCommand>,
     /// Name of the tag.
-    pub(crate) tag: String,
-    /// Files to attach, under their own names.
-    #[arg(long = "asset", value_name = "FILE", num_args = 1..)]
+    #[arg(required = true)]
+    pub(crate) tag: Option<String>,
+    /// Files to attach, under their own names; of a folder, the files in it.
+    #[arg(value_name = "FILE")]
     pub(crate) assets: Vec<PathBuf>,
     /// Commit to make the tag from, where it does not exist yet.
     #[arg(long)]
@@ -785,4 +794,24 @@ pub(crate) struct GithubRelease {
     /// Replace files of a published release that differ from the ones given.
     #[arg(long)]
     pub(crate) replace: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum GithubReleaseCommand {
+    Download(GithubReleaseDownload),
+}
+
+/// Fetch all files of a published release into a folder, which appears with all of them or not at all. Sizes, and the digests
+/// that GitHub names, are checked; where the folder holds these files already, nothing is fetched.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  cargo xtask github release download v1.2.0 --into target/slipway/release
+  cargo xtask github release download v1.2.0 --into r --dry-run    which files there are")]
+pub(crate) struct GithubReleaseDownload {
+    /// Name of the tag.
+    pub(crate) tag: String,
+    /// Folder to make; it may be there if it is empty.
+    #[arg(long, value_name = "FOLDER")]
+    pub(crate) into: PathBuf,
 }

@@ -1,12 +1,14 @@
 //! `cargo xtask github`: load what surrounds us, ask `slipway-github`, report. The work is done by that program; see ADR 6.
 
-use anyhow::{Context, Result, anyhow};
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, anyhow, bail};
 use serde_json::{Value, json};
 
 use crate::exit::{Code, ResultExt};
 use crate::flags::{
     Github, GithubCheck, GithubCommand, GithubComment, GithubCommon, GithubDeployment, GithubLevel,
-    GithubRelease, GithubState, GithubStatus,
+    GithubRelease, GithubReleaseCommand, GithubReleaseDownload, GithubState, GithubStatus,
 };
 use crate::github::{Missing, Surroundings, ask};
 use crate::render;
@@ -38,7 +40,11 @@ pub(crate) fn run(flags: &Github) -> Result<()> {
     if optional && ABSENT.contains(&kind) {
         return render::github_skipped(&message, json);
     }
-    let code = if MENDABLE.contains(&kind) { Code::Configuration } else { Code::Other };
+    let code = match kind {
+        "interrupted" => Code::Interrupted,
+        _ if MENDABLE.contains(&kind) => Code::Configuration,
+        _ => Code::Other,
+    };
     Err(anyhow!(message)).or_exit(code)
 }
 
@@ -74,7 +80,11 @@ fn request(flags: &Github) -> Result<Value> {
         }
         GithubCommand::Check(check) => json!({ "check": self::check(&here, check, &repository)? }),
         GithubCommand::Comment(comment) => json!({ "comment": self::comment(&here, comment)? }),
-        GithubCommand::Release(release) => json!({ "release": self::release(release) }),
+        GithubCommand::Release(GithubRelease { command: Some(command), .. }) => {
+            let GithubReleaseCommand::Download(GithubReleaseDownload { tag, into }) = command;
+            json!({ "release-download": { "tag": tag, "into": into } })
+        }
+        GithubCommand::Release(release) => json!({ "release": self::release(release)? }),
     };
     Ok(json!({
         "schema": "slipway.github-request/1",
@@ -133,17 +143,42 @@ fn comment(here: &Surroundings, comment: &GithubComment) -> Result<Value> {
     }))
 }
 
-fn release(release: &GithubRelease) -> Value {
-    json!({
+fn release(release: &GithubRelease) -> Result<Value> {
+    Ok(json!({
         "tag": release.tag,
         "commit": release.commit,
         "title": release.title,
         "notes": release.notes,
-        "assets": release.assets,
+        "assets": files(&release.assets)?,
         "draft": release.draft,
         "prerelease": release.prerelease,
         "replace": release.replace,
-    })
+    }))
+}
+
+/// The files named, and those in the folders named. A folder within one is an error: a release has no folders, and to leave it out
+/// silently would be to release less than was asked for.
+fn files(named: &[PathBuf]) -> Result<Vec<PathBuf>> {
+    let mut files = Vec::new();
+    for path in named {
+        if !path.is_dir() {
+            files.push(path.clone());
+            continue;
+        }
+        let read = || format!("cannot read {}", path.display());
+        let entries = std::fs::read_dir(path).with_context(read)?;
+        let mut inside =
+            entries.map(|entry| Ok(entry?.path())).collect::<Result<Vec<_>>>().with_context(read)?;
+        if let Some(folder) = inside.iter().find(|path| path.is_dir()) {
+            bail!("{} is a folder in a folder; a release has files only: name its files", folder.display());
+        }
+        if inside.is_empty() {
+            bail!("{} has no files to attach", path.display());
+        }
+        inside.sort();
+        files.append(&mut inside);
+    }
+    Ok(files)
 }
 
 fn commit(given: Option<&String>, found: Option<String>) -> Result<String> {

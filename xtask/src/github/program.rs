@@ -57,12 +57,22 @@ pub(crate) fn ask(request: &Value) -> Result<Value> {
 
 fn find() -> Result<PathBuf> {
     if let Some(program) = std::env::var_os(OVERRIDE).filter(|program| !program.is_empty()) {
-        return Ok(program.into());
+        let program = PathBuf::from(program);
+        if !program.is_file() {
+            let message = format!("{OVERRIDE} names {}, where there is no program", program.display());
+            return Err(anyhow!(message)).or_exit(Code::Configuration);
+        }
+        return Ok(program);
     }
     let here = std::env::current_dir().context("the current folder is gone")?;
     if let Ok(root) = workspace::locate(&here)
-        && holds_package(&root)?
+        && let Some(target) = target_of_package(&root)?
     {
+        if !target.join("debug").join(PROGRAM).is_file() {
+            eprintln!(
+                "github: building {PROGRAM}, which talks to GitHub; the first time this takes a minute or two"
+            );
+        }
         return build(&root).or_exit(Code::BuildFailed);
     }
     let beside = std::env::current_exe().ok().and_then(|exe| Some(exe.parent()?.join(PROGRAM)));
@@ -80,11 +90,14 @@ fn cargo() -> Cmd {
     Cmd::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
 }
 
-fn holds_package(root: &Path) -> Result<bool> {
+/// Where the workspace builds, if it holds the package.
+fn target_of_package(root: &Path) -> Result<Option<PathBuf>> {
     let metadata = cargo().args(["metadata", "--no-deps", "--format-version", "1"]).cwd(root).read()?;
     let metadata: Value =
         serde_json::from_str(&metadata).context("cannot read what `cargo metadata` printed")?;
-    Ok(metadata["packages"].as_array().into_iter().flatten().any(|package| package["name"] == PROGRAM))
+    let is_there =
+        metadata["packages"].as_array().into_iter().flatten().any(|package| package["name"] == PROGRAM);
+    Ok(is_there.then(|| PathBuf::from(metadata["target_directory"].as_str().unwrap_or("target"))))
 }
 
 /// Builds the program and gives its path. Cargo's progress goes to standard error.

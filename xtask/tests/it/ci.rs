@@ -226,7 +226,7 @@ fn the_published_schemas_accept_all_files() {
 /// Stands for GitHub and for an environment; passes all other commands on.
 const STAND_IN: &str = r#"#!/bin/sh
 case "$1 $2 $*" in
-"github download "*) echo "$3 $GITHUB_TOKEN" >fetched ;;
+"github release "*) echo "$4 $GITHUB_TOKEN" >fetched ;;
 "scan --release "*) echo "$3" >scanned ;;
 "deploy staging "*) echo "$4 ${GITHUB_TOKEN-none}" >deployed ;;
 *) exec "$XTASK" "$@" ;;

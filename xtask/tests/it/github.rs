@@ -163,6 +163,43 @@ fn in_a_workspace_with_the_package_it_is_built_without_the_token_and_run() {
     let run = start(&fixture, &[]);
     assert_eq!(run.code, 0, "{}", run.stderr);
     assert!(run.stdout.starts_with("deployment 41 created"), "{}", run.stdout);
+    assert!(run.stderr.contains("the first time this takes"), "{}", run.stderr);
+    let again = start(&fixture, &[]);
+    assert!(!again.stderr.contains("the first time this takes"), "{}", again.stderr);
+}
+
+#[test]
+fn a_program_that_is_named_and_missing_is_a_fault_of_the_configuration() {
+    let mut fixture = fixture();
+    fixture.env("SLIPWAY_GITHUB", "/no/such/program");
+    start(&fixture, &[]).fails(3, &["SLIPWAY_GITHUB names /no/such/program"]);
+}
+
+#[test]
+fn the_files_of_a_folder_are_attached_and_what_cannot_be_is_told() {
+    let mut fixture = fixture();
+    let program = recorder(&mut fixture, &done());
+    for name in ["out/b.json", "out/a.json", "one.txt"] {
+        fixture.write(name, "x");
+    }
+    let run = fixture.run(&["github", "release", "v1", "one.txt", "out"]);
+    assert_eq!(run.code, 0, "{}", run.stderr);
+    let asked: Value = serde_json::from_slice(&fs::read(program.with_extension("request")).unwrap()).unwrap();
+    assert_eq!(asked["action"]["release"]["assets"], json!(["one.txt", "out/a.json", "out/b.json"]));
+    fixture.write("out/below/c.json", "x");
+    fixture.run(&["github", "release", "v1", "out"]).fails(3, &["out/below", "folder in a folder"]);
+    fs::create_dir(fixture.path("empty")).unwrap();
+    fixture.run(&["github", "release", "v1", "empty"]).fails(3, &["no files to attach"]);
+}
+
+#[test]
+fn a_download_has_its_own_command_line() {
+    let mut fixture = fixture();
+    recorder(&mut fixture, &failed("interrupted"));
+    fixture.run(&["github", "release", "download", "v1", "--into", "x"]).fails(130, &["what GitHub said"]);
+    fixture.run(&["github", "release", "download", "v1"]).fails(2, &["--into"]);
+    fixture.run(&["github", "release", "download", "--into", "x", "--draft", "v1"]).fails(2, &["--draft"]);
+    fixture.run(&["github", "release"]).fails(2, &["TAG"]);
 }
 
 #[test]

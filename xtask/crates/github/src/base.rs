@@ -61,6 +61,22 @@ impl Base {
     }
 }
 
+impl Base {
+    /// An address that the API sends us to for the bytes of a file: another host, as well protected as the API itself.
+    pub(crate) fn storage(&self, location: Option<&str>, call: &Call) -> Result<Uri, Failure> {
+        let refuse = |why: &str| Failure::unexpected(call, format!("the server sends us {why}"));
+        let uri: Uri = location
+            .ok_or_else(|| refuse("elsewhere without saying where"))?
+            .parse()
+            .map_err(|_| refuse("to what is no address"))?;
+        let is_open = uri.scheme_str() == Some("http") && self.origin.starts_with("http:");
+        if uri.host().is_none() || uri.scheme_str() != Some("https") && !is_open {
+            return Err(refuse("to an address that is not https"));
+        }
+        Ok(uri)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -96,5 +112,18 @@ mod tests {
         }
         assert!(base.upload_url(&call("https://uploads.github.com/a")).is_ok());
         assert!(base.upload_url(&call("https://uploads.github.com.evil.example/a")).is_err());
+    }
+
+    #[test]
+    fn files_come_over_https_only() {
+        let call = Call::get("/a", "fetch", "");
+        let github = Base::parse("https://api.github.com").unwrap();
+        assert!(github.storage(Some("https://storage.example/x?signature=y"), &call).is_ok());
+        for bad in [Some("http://storage.example/x"), Some("file:///etc/passwd"), Some("/x"), Some(""), None]
+        {
+            assert!(github.storage(bad, &call).is_err(), "{bad:?}");
+        }
+        let local = Base::parse("http://127.0.0.1:80").unwrap();
+        assert!(local.storage(Some("http://127.0.0.1:81/x"), &call).is_ok());
     }
 }

@@ -43,6 +43,15 @@ pub(crate) struct Asset {
     pub(crate) content_type: &'static str,
 }
 
+/// A file that the answer's bytes become.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Save {
+    pub(crate) path: PathBuf,
+    pub(crate) size: u64,
+    /// What GitHub says the bytes are, where it says so.
+    pub(crate) digest: Option<Digest>,
+}
+
 /// One request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Call {
@@ -52,6 +61,8 @@ pub(crate) struct Call {
     pub(crate) path: String,
     pub(crate) query: Vec<(&'static str, String)>,
     pub(crate) body: Body,
+    /// Where the answer goes that is no JSON.
+    pub(crate) save: Option<Save>,
     /// In words that follow "cannot".
     pub(crate) what: String,
     /// The permission that it needs, in GitHub's words.
@@ -97,6 +108,7 @@ impl Call {
             path: path.into(),
             query: Vec::new(),
             body,
+            save: None,
             what: what.into(),
             permission,
             keeps: &[],
@@ -111,6 +123,12 @@ impl Call {
 
     pub(crate) fn keeps(mut self, members: &'static [(&'static str, &'static str)]) -> Call {
         self.keeps = members;
+        self
+    }
+
+    /// Sends what comes back to a file.
+    pub(crate) fn save(mut self, save: Save) -> Call {
+        self.save = Some(save);
         self
     }
 
@@ -141,6 +159,10 @@ impl Call {
                     "content_type": asset.content_type,
                 });
             }
+        }
+        if let Some(save) = &self.save {
+            shown["file"] =
+                json!({ "path": save.path.display().to_string(), "size": save.size, "digest": save.digest });
         }
         shown
     }

@@ -1,5 +1,6 @@
 //! Sends calls through octocrab and reads answers in bounds. It knows which answers may be asked for again and waits; it does
-//! not know what calls are for. Invariant: the token goes to the API's own host and its host for uploads, and nowhere else.
+//! not know what calls are for. Invariant: the token goes to the API's own host and its host for uploads, and nowhere else:
+//! files are fetched from wherever the API sends us, by a second client that has no token.
 
 use std::time::{Duration, SystemTime};
 
@@ -10,10 +11,11 @@ use octocrab::{OctoBody, Octocrab};
 use serde_json::Value;
 
 use crate::base::Base;
-use crate::call::{Body, Call, Method};
+use crate::call::{Asset, Body, Call, Method, Save};
 use crate::failure::{self, Failure};
 use crate::retry::{self, Limit};
 use crate::run::Token;
+use crate::save::Sink;
 use crate::upload::FileBody;
 
 /// A page of a hundred comments of GitHub's greatest length has 26 MB.
@@ -25,12 +27,23 @@ const MAX_PAGES: usize = 100;
 /// And all pages of a list together are kept in memory.
 const MAX_LIST: usize = 256 << 20;
 
-/// Uploads have a bound that grows with the file: slower lines than this are taken to be dead.
-const MIN_UPLOAD_BYTES_PER_SECOND: u64 = 50_000;
+/// Files have a bound that grows with their size: slower lines than this are taken to be dead.
+const MIN_BYTES_PER_SECOND: u64 = 50_000;
+
+/// What GitHub is asked for where the bytes of a file are wanted, not its description.
+const FILE: &str = "application/octet-stream";
+
+/// GitHub sends us on once.
+const MAX_REDIRECTS: u32 = 3;
+
+/// What begins an answer, with its body still to come.
+type Response = http::Response<http_body_util::combinators::BoxBody<Bytes, octocrab::Error>>;
 
 /// A connection to one GitHub.
 pub(crate) struct Client {
     octocrab: Octocrab,
+    /// Without a token, for where files are stored.
+    stranger: Octocrab,
     base: Base,
     token: Token,
     repository: String,
@@ -74,11 +87,14 @@ impl Client {
     ) -> Result<Client, Failure> {
         let base = Base::parse(api)?;
         token.check()?;
-        let octocrab = build(&base, &token, timeout)
-            .map_err(|error| Failure::Input(format!("cannot set up the connection to {api}: {error}")))?;
+        let build = |token| {
+            build(&base, token, timeout)
+                .map_err(|error| Failure::Input(format!("cannot set up the connection to {api}: {error}")))
+        };
+        let (octocrab, stranger) = (build(Some(&token))?, build(None)?);
         let repository = repository.to_owned();
         let waited = std::cell::Cell::default();
-        Ok(Client { octocrab, base, token, repository, timeout, max_wait, waited })
+        Ok(Client { octocrab, stranger, base, token, repository, timeout, max_wait, waited })
     }
 
     /// Path of the repository in the API.
@@ -178,24 +194,39 @@ impl Client {
     async fn attempt(&self, call: &Call, attempt: u32) -> Result<Answer, Trouble> {
         let request = self.request(call).map_err(Trouble::Final)?;
         let bound = self.bound(call);
-        let (status, headers, body) = match tokio::time::timeout(bound, self.exchange(request)).await {
-            Err(_) => {
-                let message = format!("no answer within {:.1} s", bound.as_secs_f64());
-                return Err(Trouble::Broken { message });
+        let exchange = async {
+            let response = self.open(request).await.map_err(|broken| broken.into_trouble(call))?;
+            if let Some(save) = call.save.as_ref().filter(|_| is_file(&response)) {
+                return self.save(call, save, response).await;
             }
-            Ok(Err(error)) => return Err(error.into_trouble(call)),
-            Ok(Ok(parts)) => parts,
+            let (status, headers, body) = read(response).await.map_err(|broken| broken.into_trouble(call))?;
+            if status.is_success() {
+                return self.answer(call, &headers, &body).map_err(Trouble::Final);
+            }
+            self.refusal(call, attempt, status, &headers, &body)
         };
-        if status.is_success() {
-            return self.answer(call, &headers, &body).map_err(Trouble::Final);
-        }
-        let body: Value = serde_json::from_slice(&body)
-            .unwrap_or_else(|_| Value::String(String::from_utf8_lossy(&body).into_owned()));
+        tokio::time::timeout(bound, exchange).await.unwrap_or_else(|_| {
+            let message = format!("no answer within {:.1} s", bound.as_secs_f64());
+            Err(Trouble::Broken { message })
+        })
+    }
+
+    /// What an answer means that is no success.
+    fn refusal(
+        &self,
+        call: &Call,
+        attempt: u32,
+        status: StatusCode,
+        headers: &HeaderMap,
+        body: &[u8],
+    ) -> Result<Answer, Trouble> {
+        let body: Value = serde_json::from_slice(body)
+            .unwrap_or_else(|_| Value::String(String::from_utf8_lossy(body).into_owned()));
         let message = failure::message(status, &body);
         if status.is_server_error() || status == StatusCode::REQUEST_TIMEOUT {
             return Err(Trouble::Broken { message: format!("{status}: {message}") });
         }
-        if let Some(limit) = retry::limit(status, &headers, &message, attempt, now()) {
+        if let Some(limit) = retry::limit(status, headers, &message, attempt, now()) {
             return Err(Trouble::Limited(limit));
         }
         // Deleted by an attempt whose answer was lost.
@@ -206,26 +237,64 @@ impl Client {
     }
 
     fn bound(&self, call: &Call) -> Duration {
-        match &call.body {
-            Body::File(asset) => self.timeout + Duration::from_secs(asset.size / MIN_UPLOAD_BYTES_PER_SECOND),
-            Body::Empty | Body::Json(_) => self.timeout,
+        match (&call.body, &call.save) {
+            (Body::File(Asset { size, .. }), _) | (_, Some(Save { size, .. })) => {
+                self.timeout + Duration::from_secs(size / MIN_BYTES_PER_SECOND)
+            }
+            (Body::Empty | Body::Json(_), None) => self.timeout,
         }
     }
 
-    async fn exchange(
-        &self,
-        request: http::Request<OctoBody>,
-    ) -> Result<(StatusCode, HeaderMap, Bytes), Broken> {
-        let response =
-            self.octocrab.execute(request).await.map_err(|error| Broken::Way(innermost(&error)))?;
-        let (parts, body) = response.into_parts();
-        let body = Limited::new(body, MAX_ANSWER).collect().await.map_err(|error| {
-            if error.is::<http_body_util::LengthLimitError>() {
-                return Broken::TooLong;
+    async fn open(&self, request: http::Request<OctoBody>) -> Result<Response, Broken> {
+        self.octocrab.execute(request).await.map_err(|error| Broken::Way(innermost(&error)))
+    }
+
+    /// Follows the answer to where the file is, without the token, and writes it down as it comes. Addresses are never shown:
+    /// they are signed, and so secrets themselves.
+    async fn save(&self, call: &Call, save: &Save, mut response: Response) -> Result<Answer, Trouble> {
+        let broken = |message: String| Trouble::Broken { message };
+        let mut hops = 0;
+        while response.status().is_redirection() {
+            hops += 1;
+            if hops > MAX_REDIRECTS {
+                return Err(Trouble::Final(Failure::unexpected(
+                    call,
+                    "the server sends us round in circles",
+                )));
             }
-            Broken::Way(innermost(&*error))
-        })?;
-        Ok((parts.status, parts.headers, body.to_bytes()))
+            let location = response.headers().get(header::LOCATION).and_then(|value| value.to_str().ok());
+            let uri = self.base.storage(location, call).map_err(Trouble::Final)?;
+            let host = uri.host().unwrap_or_default().to_owned();
+            let request = http::Request::get(uri)
+                .body(OctoBody::empty())
+                .map_err(|error| Trouble::Final(Failure::unexpected(call, format!("no request: {error}"))))?;
+            response = self
+                .stranger
+                .execute(request)
+                .await
+                .map_err(|error| broken(format!("{host}: {}", innermost(&error))))?;
+            let status = response.status();
+            if !status.is_success() && !status.is_redirection() {
+                return Err(broken(format!("{host} answers {status}")));
+            }
+        }
+        let mut sink = Sink::create(save).map_err(Trouble::Final)?;
+        let mut body = response.into_body();
+        loop {
+            let frame = tokio::time::timeout(self.timeout, body.frame()).await;
+            let frame = frame.map_err(|_| broken("the file stopped coming".to_owned()))?;
+            match frame {
+                None => break,
+                Some(Err(error)) => return Err(broken(innermost(&error))),
+                Some(Ok(frame)) => {
+                    if let Ok(bytes) = frame.into_data() {
+                        sink.write(&bytes, call).map_err(Trouble::Final)?;
+                    }
+                }
+            }
+        }
+        sink.finish(call).map_err(Trouble::Final)?;
+        Ok(Answer { body: Value::Null, next: None, bytes: 0 })
     }
 
     fn answer(&self, call: &Call, headers: &HeaderMap, body: &[u8]) -> Result<Answer, Failure> {
@@ -256,7 +325,7 @@ impl Client {
         let builder = http::Request::builder()
             .method(call.method.name())
             .uri(url)
-            .header(header::ACCEPT, "application/vnd.github+json")
+            .header(header::ACCEPT, if call.save.is_some() { FILE } else { "application/vnd.github+json" })
             .header("x-github-api-version", "2022-11-28");
         match &call.body {
             Body::Empty => builder.body(OctoBody::empty()).map_err(odd),
@@ -316,6 +385,23 @@ impl Broken {
     }
 }
 
+/// Whether the answer is a file, or says where it is.
+fn is_file(response: &Response) -> bool {
+    let status = response.status();
+    status.is_success() || status.is_redirection()
+}
+
+async fn read(response: Response) -> Result<(StatusCode, HeaderMap, Bytes), Broken> {
+    let (parts, body) = response.into_parts();
+    let body = Limited::new(body, MAX_ANSWER).collect().await.map_err(|error| {
+        if error.is::<http_body_util::LengthLimitError>() {
+            return Broken::TooLong;
+        }
+        Broken::Way(innermost(&*error))
+    })?;
+    Ok((parts.status, parts.headers, body.to_bytes()))
+}
+
 /// octocrab's errors carry backtraces and repeat themselves; the last cause is what happened.
 fn innermost(error: &(dyn std::error::Error + 'static)) -> String {
     let mut last = error;
@@ -325,17 +411,19 @@ fn innermost(error: &(dyn std::error::Error + 'static)) -> String {
     failure::clean(&last.to_string())
 }
 
-fn build(base: &Base, token: &Token, timeout: Duration) -> octocrab::Result<Octocrab> {
+fn build(base: &Base, token: Option<&Token>, timeout: Duration) -> octocrab::Result<Octocrab> {
     // Without a path: octocrab would put the path in front of uploads too, which have another.
-    Octocrab::builder()
+    let builder = Octocrab::builder()
         .base_uri(base.origin.as_str())?
         .upload_uri(base.uploads.as_str())?
         .add_header(header::USER_AGENT, concat!("slipway/", env!("CARGO_PKG_VERSION")).to_owned())
-        .personal_token(token.secret.clone())
         .set_connect_timeout(Some(timeout))
         // Nothing is read while a file is sent: only calls as a whole have a bound, see `Client::bound`.
-        .set_write_timeout(Some(timeout))
-        .build()
+        .set_write_timeout(Some(timeout));
+    match token {
+        Some(token) => builder.personal_token(token.secret.clone()).build(),
+        None => builder.build(),
+    }
 }
 
 /// The URL of the relation `next` in the header `link`.

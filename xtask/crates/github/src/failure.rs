@@ -96,6 +96,9 @@ pub enum Failure {
     /// What is there already does not allow it.
     #[error("{0}")]
     Refused(String),
+    /// Somebody ended it.
+    #[error("interrupted; nothing of it is left behind")]
+    Interrupted,
     /// The request, or a file that it names, is wrong.
     #[error("{0}")]
     Input(String),
@@ -114,6 +117,7 @@ impl Failure {
             Failure::Unavailable { .. } | Failure::Unknown { .. } => "unavailable",
             Failure::Unexpected { .. } => "unexpected",
             Failure::Refused(_) => "refused",
+            Failure::Interrupted => "interrupted",
             Failure::Input(_) => "input",
         }
     }

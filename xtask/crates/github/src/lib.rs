@@ -11,6 +11,7 @@ mod client;
 mod comment;
 mod deployment;
 mod difference;
+mod download;
 mod failure;
 mod files;
 mod markdown;
@@ -20,6 +21,7 @@ mod response;
 mod retry;
 mod run;
 mod sarif;
+mod save;
 mod upload;
 
 pub use failure::Failure;

@@ -10,7 +10,7 @@ use stdx::Digest;
 
 use crate::call::{Asset, Body, Call, Method, compact};
 use crate::client::Client;
-use crate::failure::Failure;
+use crate::failure::{self, Failure};
 use crate::request::Release;
 use crate::response::Outcome;
 use crate::run::Plan;
@@ -19,8 +19,8 @@ use crate::{files, markdown};
 const NEEDS: &str = "the permission `contents: write`";
 
 /// GitHub's bounds for a release.
-const MAX_ASSETS: usize = 1_000;
-const MAX_SIZE: u64 = 2 << 30;
+pub(crate) const MAX_ASSETS: usize = 1_000;
+pub(crate) const MAX_SIZE: u64 = 2 << 30;
 const MAX_NOTES: usize = 125_000;
 
 /// A release as it should be.
@@ -61,9 +61,7 @@ async fn observe(client: &Client, tag: &str) -> Result<Option<Observed>, Failure
 /// Reads the notes and hashes the files.
 pub(crate) fn load(release: &Release) -> Result<Wanted, Failure> {
     let load = || -> Result<Wanted> {
-        if release.tag.is_empty() || release.tag.chars().any(|c| c.is_control() || " ~^:?*[\\".contains(c)) {
-            bail!("`{}` cannot be a tag", release.tag);
-        }
+        check_tag(&release.tag)?;
         let notes = release.notes.as_deref().map(files::text).transpose()?;
         let mut assets = release.assets.iter().map(|path| asset(path)).collect::<Result<Vec<_>>>()?;
         assets.sort_by(|a, b| a.name.cmp(&b.name));
@@ -84,6 +82,16 @@ pub(crate) fn load(release: &Release) -> Result<Wanted, Failure> {
         })
     };
     load().map_err(|error| Failure::input(&error))
+}
+
+/// As git takes them (git-check-ref-format), as far as it matters in a URL.
+pub(crate) fn check_tag(tag: &str) -> Result<()> {
+    let is_odd = |c: char| c.is_control() || " ~^:?*[\\".contains(c);
+    let is_part = |part: &str| !part.is_empty() && !part.starts_with('.') && !part.contains("..");
+    if tag.len() > 250 || tag.starts_with('-') || tag.contains(is_odd) || !tag.split('/').all(is_part) {
+        bail!("`{}` cannot be a tag", failure::clean(tag));
+    }
+    Ok(())
 }
 
 fn asset(path: &Path) -> Result<Asset> {

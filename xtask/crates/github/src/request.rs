@@ -44,6 +44,8 @@ pub enum Action {
     Comment(Comment),
     /// A release exists with these files.
     Release(Release),
+    /// A folder holds the files of a release.
+    ReleaseDownload(ReleaseDownload),
 }
 
 /// A deployment that begins.
@@ -205,6 +207,16 @@ pub struct Release {
     pub replace: bool,
 }
 
+/// The files of a published release, in a folder here.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ReleaseDownload {
+    /// Name of the tag.
+    pub tag: String,
+    /// The folder: missing, empty, or with these very files already.
+    pub into: PathBuf,
+}
+
 impl Request {
     /// Parses a request, refusing another schema before anything else is looked at.
     pub fn parse(bytes: &[u8]) -> Result<Request, Failure> {
@@ -243,7 +255,7 @@ impl Request {
             Action::DeploymentStart(start) => Some(&start.commit),
             Action::Check(check) => Some(&check.commit),
             Action::Release(release) => release.commit.as_ref(),
-            Action::DeploymentFinish(_) | Action::Comment(_) => None,
+            Action::DeploymentFinish(_) | Action::Comment(_) | Action::ReleaseDownload(_) => None,
         };
         match commit {
             Some(commit) if !is_commit(commit) => {

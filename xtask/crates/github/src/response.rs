@@ -34,7 +34,7 @@ pub struct Done {
     pub url: Option<String>,
     /// What the caller should know, in sentences.
     pub notes: Vec<String>,
-    /// The requests that were sent, or would be sent, to change something.
+    /// The requests that were sent, or would be sent, to change something or to fetch files.
     pub requests: Vec<Value>,
     /// Whether the repository was looked at first. Without a token a dry run takes it to be empty.
     pub observed: bool,
@@ -50,6 +50,8 @@ pub enum Outcome {
     Updated,
     /// It was there just as asked for.
     Unchanged,
+    /// It is here now.
+    Fetched,
 }
 
 /// Why it was not done.

@@ -11,7 +11,7 @@ use crate::client::Client;
 use crate::failure::Failure;
 use crate::request::{Action, Request};
 use crate::response::{Done, Outcome, Response};
-use crate::{check, comment, deployment, release};
+use crate::{check, comment, deployment, download, release};
 
 /// A token and the variable it came from.
 #[derive(Debug, Clone)]
@@ -111,7 +111,10 @@ fn carry_out(request: &Request, token: Option<Token>) -> Result<Done, Failure> {
         if request.dry_run {
             return Ok(show(plan(&client, request).await?, true));
         }
-        converge(&client, request).await
+        match &request.action {
+            Action::ReleaseDownload(wanted) => download::carry_out(&client, wanted).await,
+            _ => converge(&client, request).await,
+        }
     })
 }
 
@@ -176,6 +179,7 @@ async fn plan(client: &Client, request: &Request) -> Result<Plan, Failure> {
         Action::Check(wanted) => check::plan(client, wanted).await,
         Action::Comment(wanted) => comment::plan(client, wanted).await,
         Action::Release(wanted) => release::plan(client, wanted).await,
+        Action::ReleaseDownload(wanted) => download::plan(client, wanted).await,
     }
 }
 
@@ -188,6 +192,7 @@ fn plan_for_nothing(request: &Request) -> Result<Plan, Failure> {
         Action::Check(wanted) => check::lower(&repository, &check::load(wanted)?, None),
         Action::Comment(wanted) => comment::lower(&repository, &comment::load(wanted)?, &[]),
         Action::Release(wanted) => release::lower(&repository, &release::load(wanted)?, None),
+        Action::ReleaseDownload(wanted) => download::plan_for_nothing(&repository, wanted),
     }
 }
 

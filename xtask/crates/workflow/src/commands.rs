@@ -81,14 +81,14 @@ pub(crate) fn release_create() -> Run {
 pub(crate) fn release_publish() -> Run {
     Run::new("github release")
         .arg(Arg::Var("TAG"))
-        .words(&format!("--asset {MANIFEST}"))
+        .words(MANIFEST)
         .arg(Arg::Files(SBOM, ".cdx.json"))
         .env("TAG", Value::RefName)
         .env("GITHUB_TOKEN", Value::Token)
 }
 
 pub(crate) fn release_fetch() -> Run {
-    Run::new("github download")
+    Run::new("github release download")
         .arg(Arg::Var("TAG"))
         .words(&format!("--into {RELEASE}"))
         .env("TAG", Value::Input("release"))

@@ -111,12 +111,21 @@ fn digest_of(descriptor: &Value) -> Result<Digest> {
 
 /// Reads all layers. What cannot be read is a finding, and the rest is read all the same.
 pub(super) fn layers(layout: &Layout, manifest: &Value, report: &mut Report<'_>) -> Content {
+    layers_within(layout, manifest, MAX_UNPACKED, report)
+}
+
+/// The same with a bound on the bytes of all layers, unpacked.
+pub(super) fn layers_within(
+    layout: &Layout,
+    manifest: &Value,
+    mut unpacked: u64,
+    report: &mut Report<'_>,
+) -> Content {
     let mut content = Content::default();
     let layers = manifest["layers"].as_array().map(Vec::as_slice).unwrap_or_default();
     if layers.len() > MAX_LAYERS {
         report.add("image/not-readable", "layers", format!("only the first {MAX_LAYERS} layers were read"));
     }
-    let mut unpacked = MAX_UNPACKED;
     for (number, layer) in layers.iter().take(MAX_LAYERS).enumerate() {
         let is_gzip = match layer["mediaType"].as_str().unwrap_or_default() {
             "application/vnd.oci.image.layer.v1.tar" | "application/vnd.docker.image.rootfs.diff.tar" => {
@@ -152,13 +161,22 @@ fn read_layer(
         // Several gzip streams in a row are one file, and some tools write layers so.
         Ok(if is_gzip { Box::new(flate2::read::MultiGzDecoder::new(blob)) } else { Box::new(blob) })
     };
-    refuse_large_extensions(open()?.take(*unpacked).chain(io::repeat(0).take(END_MARK)))?;
+    // Both readings count, whether they come to their end or not: the same bomb may be in every layer.
+    let before = *unpacked;
+    let mut looked_at = open()?.take(before);
+    let looked = refuse_large_extensions((&mut looked_at).chain(io::repeat(0).take(END_MARK)));
+    *unpacked = looked_at.limit();
+    ensure!(*unpacked > 0, "the layers are larger than {MAX_UNPACKED} bytes");
+    looked?;
     // Some tools (umoci 0.4) leave out the padding of the last file and the end mark; engines take that, and so do we.
     let end = io::repeat(0).take(END_MARK);
-    let mut archive = tar::Archive::new(open()?.take(*unpacked).chain(end));
+    let mut archive = tar::Archive::new(open()?.take(before).chain(end));
+    let mut left = before;
     for entry in archive.entries()? {
         let mut entry = entry?;
-        *unpacked = unpacked.saturating_sub(entry.size());
+        // A sparse file may be larger than what there is of it.
+        left = left.saturating_sub(entry.size());
+        *unpacked = left.min(*unpacked);
         ensure!(*unpacked > 0, "the layers are larger than {MAX_UNPACKED} bytes");
         let item = item(&mut entry, number)?;
         content.spend(1 + item.kept() / KEPT_PER_UNIT)?;
@@ -168,12 +186,15 @@ fn read_layer(
 }
 
 /// The archive reader takes the long names and pax records of an entry into memory, however long they say they are: they are
-/// looked at before. A pax size is refused, because the two readings would then see other entries; it is needed above 8 GiB only.
+/// looked at before. What would make the two readings see other entries is refused: a pax size, which is needed above 8 GiB only,
+/// and a list of holes of its own, which no engine's archives have.
 fn refuse_large_extensions(reader: impl Read) -> Result<()> {
     let mut archive = tar::Archive::new(reader);
     for entry in archive.entries()?.raw(true) {
         let mut entry = entry?;
         let kind = entry.header().entry_type();
+        let has_list = entry.header().as_gnu().is_some_and(tar::GnuHeader::is_extended);
+        ensure!(!kind.is_gnu_sparse() || !has_list, "an entry has a list of holes behind its header");
         let is_pax = kind.is_pax_local_extensions() || kind.is_pax_global_extensions();
         if !is_pax && !kind.is_gnu_longname() && !kind.is_gnu_longlink() {
             continue;

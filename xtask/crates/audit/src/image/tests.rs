@@ -285,3 +285,68 @@ fn no_bytes_of_a_layer_or_document_make_it_panic() {
         let _ = image(&layout, &layout.put(&document).unwrap(), "api", &policy());
     }
 }
+
+/// Layers that are damaged behind 16 GiB, each: together they must cost no more than one.
+#[test]
+fn bombs_that_break_off_share_one_bound() {
+    let folder = tempfile::tempdir().unwrap();
+    let layout = Layout::create(folder.path()).unwrap();
+    let mut header = Header::new_gnu();
+    header.set_path("zeros").unwrap();
+    header.set_size(64 << 20);
+    header.set_cksum();
+    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    std::io::Write::write_all(&mut gzip, header.as_bytes()).unwrap();
+    // Half of what is announced.
+    std::io::copy(&mut std::io::Read::take(std::io::repeat(0), 32 << 20), &mut gzip).unwrap();
+    let digest = layout.put(&gzip.finish().unwrap()).unwrap();
+    let layer = serde_json::json!({ "mediaType": "application/vnd.oci.image.layer.v1.tar+gzip", "digest": digest.to_string() });
+    let manifest = serde_json::json!({ "layers": vec![layer; 4] });
+    let mut report = Report { service: "api", findings: Vec::new() };
+    read::layers_within(&layout, &manifest, 80 << 20, &mut report);
+    let messages: Vec<_> = report.findings.iter().map(|finding| finding.message.as_str()).collect();
+    let is_over = |message: &&&str| message.contains("larger than");
+    assert_eq!((messages.len(), messages.iter().filter(is_over).count()), (4, 2), "{messages:?}");
+}
+
+/// Where a sparse file has more than four holes, their list lies between the header and the content: whoever does not read it
+/// takes the content for the next header.
+#[test]
+fn a_list_of_holes_hides_no_entry() {
+    let folder = tempfile::tempdir().unwrap();
+    let layout = Layout::create(folder.path()).unwrap();
+    let mut sparse = Header::new_gnu();
+    sparse.set_path("sparse").unwrap();
+    sparse.set_entry_type(EntryType::GNUSparse);
+    sparse.set_mode(0o444);
+    sparse.set_uid(0);
+    sparse.set_size(512);
+    let gnu = sparse.as_gnu_mut().unwrap();
+    gnu.realsize[..11].copy_from_slice(b"00000001000");
+    gnu.isextended[0] = 1;
+    sparse.set_cksum();
+    let mut holes = [0; 512];
+    holes[..11].copy_from_slice(b"00000000000");
+    holes[12..23].copy_from_slice(b"00000001000");
+    let mut long = Header::new_gnu();
+    long.set_path("././@LongLink").unwrap();
+    long.set_entry_type(EntryType::GNULongName);
+    long.set_size(8 << 20);
+    long.set_cksum();
+    let mut bytes = [sparse.as_bytes().as_slice(), &holes, &[7; 512], long.as_bytes()].concat();
+    bytes.resize(bytes.len() + (8 << 20), b'a');
+    // What a reader sees that takes `holes` for the content and the content for a header.
+    let mut seen = Header::new_gnu();
+    seen.set_path("innocent").unwrap();
+    seen.set_mode(0o444);
+    seen.set_uid(0);
+    seen.set_size(512 + (8 << 20));
+    seen.set_cksum();
+    bytes[1024..1536].copy_from_slice(seen.as_bytes());
+    let digest = layout.put(&bytes).unwrap();
+    let layer = serde_json::json!({ "mediaType": "application/vnd.oci.image.layer.v1.tar", "digest": digest.to_string() });
+    let mut report = Report { service: "api", findings: Vec::new() };
+    read::layers(&layout, &serde_json::json!({ "layers": [layer] }), &mut report);
+    let messages: Vec<_> = report.findings.iter().map(|finding| finding.message.as_str()).collect();
+    assert!(matches!(messages[..], [message] if message.contains("holes")), "{messages:?}");
+}

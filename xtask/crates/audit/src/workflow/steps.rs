@@ -7,14 +7,40 @@ use super::triggers::insecure_commands;
 use super::{Job, Report, Step, Workflow};
 use crate::yaml::{Node, Value};
 
-/// Actions, the version from which they are safe, and the advisory. A commit id is not looked up: that needs the network.
-const VULNERABLE: [(&str, [u64; 3], &str); 5] = [
-    ("actions/download-artifact", [4, 1, 3], "CVE-2024-42471"),
-    ("aquasecurity/trivy-action", [0, 35, 0], "CVE-2026-33634"),
-    ("dawidd6/action-download-artifact", [6, 0, 0], "GHSA-5xr6-xhww-33m4"),
-    ("reviewdog/action-setup", [1, 3, 2], "CVE-2025-30154"),
-    ("tj-actions/changed-files", [46, 0, 1], "CVE-2025-30066"),
+/// An action with an advisory.
+struct Vulnerable {
+    action: &'static str,
+    /// The first version that has it.
+    first: [u64; 3],
+    /// The version that mends it.
+    mended: [u64; 3],
+    advisory: &'static str,
+    /// Tags with a `v` are later copies of what there was before the attack.
+    is_restored: bool,
+}
+
+/// Each one as GitHub's advisory database has it. What was hijacked by a moved tag and has no bad tag any more (reviewdog/action-setup)
+/// is not here. A commit id is not looked up: that needs the network.
+const VULNERABLE: [Vulnerable; 5] = [
+    // The toolkit's package was mended in 2.1.2, which came with 4.1.3; versions before 4 do not use it.
+    vulnerable_since("actions/download-artifact", [4, 0, 0], [4, 1, 3], "CVE-2024-42471"),
+    vulnerable_since("aquasecurity/setup-trivy", [0, 0, 0], [0, 2, 6], "CVE-2026-33634"),
+    Vulnerable {
+        is_restored: true,
+        ..vulnerable_since("aquasecurity/trivy-action", [0, 0, 0], [0, 35, 0], "CVE-2026-33634")
+    },
+    vulnerable_since("dawidd6/action-download-artifact", [0, 0, 0], [6, 0, 0], "GHSA-5xr6-xhww-33m4"),
+    vulnerable_since("tj-actions/changed-files", [0, 0, 0], [46, 0, 1], "CVE-2025-30066"),
 ];
+
+const fn vulnerable_since(
+    action: &'static str,
+    first: [u64; 3],
+    mended: [u64; 3],
+    advisory: &'static str,
+) -> Vulnerable {
+    Vulnerable { action, first, mended, advisory, is_restored: false }
+}
 
 /// Actions that restore a cache whatever their inputs say, or unless the named input is false.
 const CACHES: [(&str, Option<&str>); 7] = [
@@ -198,10 +224,13 @@ fn is_local(uses: &str) -> bool {
 fn vulnerable(uses: &Node, step: &Step<'_>, report: &mut Report<'_>) {
     let Some((action, reference)) = step.uses() else { return };
     let Some(version) = version(reference) else { return };
-    for (_, safe, advisory) in VULNERABLE.iter().filter(|(name, ..)| action.eq_ignore_ascii_case(name)) {
-        // A tag such as `v4` moves on to the newest `v4.x`, so that only its stated numbers can tell.
-        if version.iter().zip(safe).find(|(a, b)| a != b).is_some_and(|(a, b)| a < b) {
-            let [major, minor, patch] = safe;
+    for known in VULNERABLE.iter().filter(|known| action.eq_ignore_ascii_case(known.action)) {
+        if known.is_restored && reference.starts_with('v') {
+            continue;
+        }
+        if is_below(&version, &known.mended) && !is_below(&version, &known.first) {
+            let [major, minor, patch] = known.mended;
+            let advisory = known.advisory;
             let message = format!("`{action}@{reference}` has {advisory}; {major}.{minor}.{patch} mends it");
             report.add(
                 "workflow/known-vulnerable-actions",
@@ -211,6 +240,12 @@ fn vulnerable(uses: &Node, step: &Step<'_>, report: &mut Report<'_>) {
             );
         }
     }
+}
+
+/// Whether the numbers that a tag states are below the version. A tag such as `v4` moves on to the newest `v4.x`: what it does not
+/// state does not tell.
+fn is_below(stated: &[u64], version: &[u64; 3]) -> bool {
+    stated.iter().zip(version).find(|(a, b)| a != b).is_some_and(|(a, b)| a < b)
 }
 
 /// The numbers that a tag states, as many as there are.

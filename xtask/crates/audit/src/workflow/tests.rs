@@ -138,6 +138,41 @@ fn each_rule_is_tripped_by_one_defect_and_by_nothing_else() {
 }
 
 #[test]
+fn versions_with_an_advisory_are_told_from_those_before_and_after() {
+    let is_known = |uses: &str| {
+        rules_of(&GOOD.replace("./.github/actions/own", uses))
+            .contains(&"workflow/known-vulnerable-actions".to_owned())
+    };
+    for bad in [
+        "actions/download-artifact@v4.1.2",
+        "Actions/Download-Artifact@4.0.0",
+        "aquasecurity/trivy-action@0.34.2",
+        "aquasecurity/setup-trivy@v0.2.5",
+        "dawidd6/action-download-artifact@v5",
+        "tj-actions/changed-files@v45",
+    ] {
+        assert!(is_known(bad), "{bad}");
+    }
+    for good in [
+        "actions/download-artifact@v4",
+        "actions/download-artifact@v4.1.3",
+        // Its own code unpacks, not the package with the fault.
+        "actions/download-artifact@v3.0.2",
+        // The legitimate commits under a new name, after the hijacked tags were deleted.
+        "aquasecurity/trivy-action@v0.34.0",
+        "aquasecurity/trivy-action@0.35.0",
+        "aquasecurity/setup-trivy@v0.2.6",
+        "dawidd6/action-download-artifact@v6",
+        "tj-actions/changed-files@v46.0.1",
+        // Only the moving tag `v1` was hijacked, for two hours.
+        "reviewdog/action-setup@v1.0.3",
+        "reviewdog/action-setup@v1",
+    ] {
+        assert!(!is_known(good), "{good}");
+    }
+}
+
+#[test]
 fn an_injection_is_judged_by_who_chooses_the_value() {
     let severity = |expression: &str| {
         let text = GOOD.replace("echo \"$TITLE\"", &format!("echo ${{{{ {expression} }}}}"));

@@ -1,6 +1,7 @@
 //! A GitHub with one repository that keeps what it is told. Its things are made from the examples in GitHub's own description of the
 //! API, and the judge in front of it checks its answers as well as the requests.
 
+use std::collections::BTreeMap;
 use std::sync::Mutex;
 
 use serde_json::{Value, json};
@@ -24,6 +25,8 @@ struct Things {
     comments: Vec<Value>,
     releases: Vec<Value>,
     assets: Vec<Value>,
+    /// What was uploaded, by the number of the asset.
+    contents: BTreeMap<String, Vec<u8>>,
 }
 
 const REPOSITORY: &str = "/repos/octocat/example";
@@ -92,6 +95,18 @@ impl Fake {
             ("PATCH", ["issues", "comments", id]) => self.change(|t| &mut t.comments, id, &body),
             ("GET", ["releases"]) => self.page(got, &self.things.lock().unwrap().releases),
             ("POST", ["releases"]) => self.create_release(&body),
+            ("GET", ["releases", "tags", tag]) => {
+                let things = self.things.lock().unwrap();
+                let is_it = |release: &&Value| release["tag_name"] == *tag && release["draft"] == false;
+                things.releases.iter().find(is_it).map_or_else(not_found, |release| Reply::json(200, release))
+            }
+            ("GET", ["releases", "assets", id])
+                if got.header("accept") == Some("application/octet-stream") =>
+            {
+                let body = self.things.lock().unwrap().contents[*id].clone();
+                let headers = vec![("content-type".to_owned(), "application/octet-stream".to_owned())];
+                Reply::Answer { status: 200, headers, body }
+            }
             ("PATCH", ["releases", id]) => self.change(|t| &mut t.releases, id, &body),
             ("GET", ["releases", _, "assets"]) => self.page(got, &self.things.lock().unwrap().assets),
             ("POST", ["releases", _, "assets"]) => self.create_asset(got),
@@ -182,13 +197,15 @@ impl Fake {
 
     fn create_asset(&self, got: &Got) -> Reply {
         let name = got.target.split("name=").nth(1).unwrap().split('&').next().unwrap();
-        let assets = &mut self.things.lock().unwrap().assets;
+        let things = &mut *self.things.lock().unwrap();
+        let assets = &mut things.assets;
         let asset = self.example(
             "release-asset",
-            &json!({ "id": 81 + assets.len(), "name": name, "size": got.body.len(),
+            &json!({ "id": 81 + things.contents.len(), "name": name, "size": got.body.len(),
                 "digest": Digest::of(&got.body).to_string(), "content_type": got.header("content-type") }),
         );
         assets.push(asset.clone());
+        things.contents.insert(asset["id"].to_string(), got.body.clone());
         Reply::json(201, &asset)
     }
 

@@ -99,12 +99,15 @@ impl Judge {
 }
 
 /// The description names `application/octet-stream` for uploads and nothing else, while its text asks for the file's own media
-/// type. The one place where the judge is told otherwise than by the description.
+/// type; and JSON for an asset, while its text says that the bytes come where they are asked for. These are the two places where
+/// the judge is told otherwise than by the description.
 fn allow_media_types(document: &mut Value) {
     let upload = &mut document["paths"]["/repos/{owner}/{repo}/releases/{release_id}/assets"]["post"];
     for media_type in ["application/json", "application/vnd.cyclonedx+json"] {
         upload["requestBody"]["content"][media_type] = json!({ "schema": {} });
     }
+    let asset = &mut document["paths"]["/repos/{owner}/{repo}/releases/assets/{asset_id}"]["get"];
+    asset["responses"]["200"]["content"]["application/octet-stream"] = json!({ "schema": {} });
 }
 
 #[test]
@@ -116,6 +119,7 @@ fn github_would_accept_every_request() {
     check_runs(&judge, folder.path());
     comments(&judge, folder.path());
     releases(&judge, folder.path());
+    downloads(&judge, folder.path());
     write_log(&judge);
 }
 
@@ -239,6 +243,15 @@ fn releases(judge: &Judge, folder: &Path) {
             format!("POST {releases}/61/assets?name=api.cdx.json"),
         ]
     );
+}
+
+fn downloads(judge: &Judge, folder: &Path) {
+    let into = folder.join("made/release");
+    let action = |tag: &str| json!({ "release-download": { "tag": tag, "into": into } });
+    judge.settles(&action("v1.0.0"), "fetched");
+    let read = |name: &str| fs::read_to_string(into.join(name)).unwrap();
+    assert_eq!((read("api.cdx.json").as_str(), read("release.json").as_str()), ("{\"a\":2}", "{}"));
+    judge.run(action("v2.0.0/x")).fails("not-found", &["find the published release `v2.0.0/x`"]);
 }
 
 /// Keeps the requests that the judge let through, and prints how many of each kind there were.
