@@ -188,16 +188,16 @@ fn own_main(package: &Package) -> Result<BTreeSet<Selector>> {
     let is_own = |table: &toml::Value| table.get("harness").and_then(toml::Value::as_bool) == Some(false);
     let mut own: BTreeSet<Selector> =
         manifest.get("lib").filter(|table| is_own(table)).map(|_| Selector::Lib).into_iter().collect();
-    let kinds: [(&str, fn(String) -> Selector); 4] = [
-        ("test", Selector::Test),
-        ("bin", Selector::Bin),
-        ("bench", Selector::Bench),
-        ("example", Selector::Example),
-    ];
-    for (kind, selector) in kinds {
+    let selector = |kind: &str, name: String| match kind {
+        "test" => Selector::Test(name),
+        "bin" => Selector::Bin(name),
+        "bench" => Selector::Bench(name),
+        _ => Selector::Example(name),
+    };
+    for kind in ["test", "bin", "bench", "example"] {
         let tables = manifest.get(kind).and_then(toml::Value::as_array).into_iter().flatten();
         let names = tables.filter(|table| is_own(table)).filter_map(|table| table.get("name")?.as_str());
-        own.extend(names.map(|name| selector(name.to_owned())));
+        own.extend(names.map(|name| selector(kind, name.to_owned())));
     }
     Ok(own)
 }
