@@ -8,11 +8,11 @@ use finding::{Check, Severity};
 
 const EXIT_CODES: &str = "\
 Exit codes:
-   0 done                        11 tests failed          20 deployment failed and rolled back
-   1 other error                 12 nothing selected      21 deployment failed and needs a human
-   2 usage                       13 policy violated       22 environment locked by another deployment
-   3 configuration or machine    14 not reproducible     130 interrupted
-  10 build failed                15 a check would change files";
+   0 done                      11 tests failed      20 deployment rolled back
+   1 other error               12 nothing selected  21 deployment needs a human
+   2 usage                     13 policy violated   22 environment locked
+   3 configuration or machine  14 not reproducible 130 interrupted
+  10 build failed              15 a check would change files";
 
 /// From a Cargo workspace to running services.
 #[derive(Debug, Parser)]
@@ -370,7 +370,7 @@ pub(crate) struct Scan {
     /// Ask nothing over the network.
     #[arg(long)]
     pub(crate) offline: bool,
-    /// Look at the git history as well.
+    /// Look for secrets in every commit as well.
     #[arg(long)]
     pub(crate) history: bool,
     /// Findings of this severity and above fail, whatever the policy says.
@@ -388,7 +388,7 @@ pub(crate) struct Scan {
     /// Write the findings as SARIF 2.1.0 as well.
     #[arg(long, value_name = "FILE")]
     pub(crate) sarif: Option<PathBuf>,
-    /// Write the notices of third parties.
+    /// Write the licence texts of everything that is linked.
     #[arg(long, value_name = "FILE")]
     pub(crate) notices: Option<PathBuf>,
     /// Print one JSON document instead of a table.

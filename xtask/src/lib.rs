@@ -3,6 +3,8 @@
 
 mod cmd;
 mod docker;
+#[cfg(test)]
+mod examples;
 mod exit;
 mod flags;
 mod github;

@@ -28,11 +28,14 @@ pub(crate) fn require(
     environment: &EnvironmentFile,
     record: Option<&Path>,
 ) -> Result<()> {
+    // A file that the user names is read even where none is asked for: a wrong name must not pass for a scan.
+    let named = record.map(Record::load).transpose().or_exit(Code::Configuration)?;
     let Some(policy) = environment.scan() else { return Ok(()) };
     let id = release.id()?;
     let options = Options { offline: false, history: false, now: Timestamp::now() };
     let context = Context::open(root.to_owned(), options).or_exit(Code::Configuration)?;
-    let record = load(root, &id, record)
+    let record = named
+        .map_or_else(|| kept(root, &id), |record| Ok(Some(record)))
         .context("cannot go by the record of the scan; `cargo xtask scan --release FILE` makes a new one")
         .or_exit(Code::Configuration)?;
     let settings = &context.settings.scan;
@@ -96,14 +99,10 @@ fn sboms<'a>(context: &Context, release: &'a Release) -> Result<Vec<(&'a str, Ve
     release.services.iter().map(read).collect()
 }
 
-fn load(root: &Path, release: &Digest, path: Option<&Path>) -> Result<Option<Record>> {
-    match path {
-        Some(path) => Ok(Some(Record::load(path)?)),
-        None => {
-            let path = record_path(root, release)?;
-            path.exists().then(|| Record::load(&path)).transpose()
-        }
-    }
+/// The record that `scan --release` wrote here, if it did.
+fn kept(root: &Path, release: &Digest) -> Result<Option<Record>> {
+    let path = record_path(root, release)?;
+    path.exists().then(|| Record::load(&path)).transpose()
 }
 
 fn requirement(context: &Context, policy: &ScanPolicy) -> Requirement {

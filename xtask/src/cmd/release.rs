@@ -29,9 +29,20 @@ fn create(flags: &flags::ReleaseCreate) -> Result<()> {
 fn show(flags: &flags::ReleaseShow) -> Result<()> {
     let path = match &flags.file {
         Some(path) => path.clone(),
-        None => default_path(&super::workspace_root().or_exit(Code::Configuration)?)?,
+        None => last_created().or_exit(Code::Configuration)?,
     };
     render::release(&Release::load(&path).or_exit(Code::Configuration)?, None, flags.json)
+}
+
+fn last_created() -> Result<PathBuf> {
+    let path = default_path(&super::workspace_root()?)?;
+    let next = "`cargo xtask release create` makes one";
+    anyhow::ensure!(
+        path.exists(),
+        "no release was created here: {} does not exist; next: {next}",
+        path.display()
+    );
+    Ok(path)
 }
 
 /// Where the manifest of the last release lies.

@@ -179,6 +179,12 @@ impl Site {
         Ok(Site { targets, settings, timings_file, timings, folder, runner: runner_class(), now })
     }
 
+    /// Builds the tests. A folder that cannot be written to is no fault of the sources.
+    fn build(&self, selectors: Option<&BTreeSet<Selector>>) -> Result<Vec<BuiltBinary>> {
+        stdx::fs::create_dir_all(&self.folder).or_exit(Code::Configuration)?;
+        shard::build(&self.targets, selectors).or_exit(Code::BuildFailed)
+    }
+
     /// Adds to the timings; `complete` is the inventory where everything was built.
     fn remember(&self, report: &Report, complete: Option<&Inventory>) -> Result<()> {
         let mut timings = self.timings.clone();
@@ -220,7 +226,7 @@ impl Built {
         shard: Option<flags::Shard>,
     ) -> Result<Built> {
         let is_complete = selectors.is_none();
-        let binaries = shard::build(&site.targets, selectors.as_ref()).or_exit(Code::BuildFailed)?;
+        let binaries = site.build(selectors.as_ref())?;
         let inventory = inventory(site, &binaries)?;
         let part = match (part, shard) {
             (None, Some(shard)) => {

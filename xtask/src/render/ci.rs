@@ -8,16 +8,25 @@ use workflow::{Action, Body, Drift, JobReport, Judgement, Outcome, Progress, Wor
 
 use super::table::Table;
 use super::{document, print};
+use crate::flags::CiGenerate;
 
-/// Prints which files were written or removed.
-pub(crate) fn generated(written: &[String], removed: &[String], as_json: bool) -> Result<()> {
-    if as_json {
-        return document("slipway.ci-generate/1", json!({"written": written, "removed": removed}));
+/// Prints which files were written or removed, or would be.
+pub(crate) fn generated(written: &[String], removed: &[String], flags: &CiGenerate) -> Result<()> {
+    if flags.json {
+        let value = json!({"written": written, "removed": removed, "dry_run": flags.dry_run});
+        return document("slipway.ci-generate/1", value);
     }
+    let (wrote, gone, nothing) = match flags.dry_run {
+        true => ("would write", "would remove", "nothing would change"),
+        false => ("wrote", "removed", "nothing changed"),
+    };
     let mut text = String::new();
-    written.iter().try_for_each(|path| writeln!(text, "wrote {path}"))?;
-    removed.iter().try_for_each(|path| writeln!(text, "removed {path}"))?;
-    print(if text.is_empty() { "nothing changed\n" } else { &text })
+    written.iter().try_for_each(|path| writeln!(text, "{wrote} {path}"))?;
+    removed.iter().try_for_each(|path| writeln!(text, "{gone} {path}"))?;
+    if text.is_empty() {
+        writeln!(text, "{nothing}")?;
+    }
+    print(&text)
 }
 
 /// Prints how files differ, and which pins were taken over.

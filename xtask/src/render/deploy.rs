@@ -148,6 +148,11 @@ fn urls(state: &Path) -> Result<String> {
         let host = route.host.clone().unwrap_or_else(|| edge.listen.ip().to_string());
         format!("http://{host}:{}{}  {}\n", edge.listen.port(), route.path_prefix, route.slot)
     };
+    if edge.routes.is_empty() {
+        return Ok(
+            "no URL: no service has a route (`http.port` in its service.yaml gives it one)\n".to_owned()
+        );
+    }
     Ok(edge.routes.iter().map(url).collect())
 }
 

@@ -161,7 +161,7 @@ fn summary(plan: &Plan) -> String {
     add(quality.other_runner > 0, format!(", {} on other machines", quality.other_runner));
     add(
         quality.measured == 0 && quality.tests > 0,
-        " (NOTHING measured: are the timings stored anywhere?)".to_owned(),
+        " (NOTHING measured: `cargo xtask test` measures; are its timings kept?)".to_owned(),
     );
     add(quality.age_days.is_some(), format!(", {} days old", quality.age_days.unwrap_or(0)));
     add(

@@ -9,6 +9,7 @@ mod deploy;
 mod docs;
 mod github;
 mod interop;
+mod newcomer;
 mod nix;
 mod platform;
 mod release;

@@ -2,7 +2,7 @@
 //! whether it satisfies a release is decided in `target`. Unknown keys are refused, and a secret is never written in
 //! the file.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -175,6 +175,14 @@ impl Default for ScanPolicy {
     }
 }
 
+/// The environments that there are, for people.
+fn known(folder: &Path) -> String {
+    let files = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let name = |entry: std::fs::DirEntry| Some(entry.file_name().to_str()?.strip_suffix(".yaml")?.to_owned());
+    let names: BTreeSet<String> = files.filter_map(name).chain([LOCAL.to_owned()]).collect();
+    names.into_iter().collect::<Vec<_>>().join(", ")
+}
+
 impl EnvironmentFile {
     /// Reads `<folder>/<name>.yaml`. The environment [`LOCAL`] exists without a file, too.
     ///
@@ -189,7 +197,11 @@ impl EnvironmentFile {
             }
             return Err(Problem::new(
                 name,
-                format!("no such environment: {} does not exist", path.display()),
+                format!(
+                    "no such environment: {} does not exist; there are: {}",
+                    path.display(),
+                    known(folder)
+                ),
             )
             .into());
         };

@@ -211,7 +211,10 @@ impl StateFolder {
 
 fn no_deployment(root: &Path, why: &str) -> Error {
     let path = root.display();
-    let detail = if why.is_empty() { String::new() } else { format!(": it{why}") };
+    let detail = match why {
+        "" => "; deploy first, or name the right environment or `--state`".to_owned(),
+        why => format!(": it{why}"),
+    };
     Problem::new("state folder", format!("no deployment here: {path}{detail}")).into()
 }
 

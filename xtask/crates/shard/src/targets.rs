@@ -34,12 +34,17 @@ impl Targets {
     /// # Errors
     /// When the lock file is missing or does not fit the manifests.
     pub fn load(root: &Path) -> Result<Targets> {
+        if !root.join("Cargo.lock").is_file() {
+            bail!("{} has no Cargo.lock; run `cargo generate-lockfile` and commit it", root.display());
+        }
         let metadata = MetadataCommand::new()
             .cargo_path(cargo().program)
             .current_dir(root)
             .other_options(["--locked".to_owned()])
             .exec()
-            .context("cannot read the workspace; a missing or outdated Cargo.lock is made by `cargo generate-lockfile`")?;
+            .context(
+                "cannot read the workspace; an outdated Cargo.lock is mended by `cargo update --workspace`",
+            )?;
         let mut inventory = Inventory::default();
         let mut without_harness = BTreeSet::new();
         let mut examples: BTreeMap<Selector, BTreeSet<String>> = BTreeMap::new();

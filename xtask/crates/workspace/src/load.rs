@@ -334,6 +334,14 @@ fn binary(package: &Package, config: &ServiceConfig) -> Result<String> {
     match (names.as_slice(), preferred) {
         ([only], _) => Ok((*only).to_owned()),
         (_, Some(preferred)) => Ok(preferred.to_owned()),
-        _ => bail!("{}: image.binary: name one of the package's binaries: {}", file.display(), list()),
+        _ => {
+            let example = names.first().copied().unwrap_or_default();
+            bail!(
+                "{}: image.binary: name one of the package's binaries: {}; next: write `image: {{ binary: {example} }}` into that \
+                 file, or `default-run` into the package's Cargo.toml",
+                file.display(),
+                list()
+            )
+        }
     }
 }

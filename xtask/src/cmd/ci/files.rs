@@ -45,7 +45,7 @@ pub(super) fn generate(root: &Path, settings: &Settings, flags: &flags::CiGenera
     if !has_lock {
         written.push(Pins::FILE.to_owned());
     }
-    render::ci::generated(&written, &removed, flags.json)
+    render::ci::generated(&written, &removed, flags)
 }
 
 pub(super) fn check(root: &Path, settings: &Settings, flags: &flags::CiCheck) -> Result<()> {

@@ -40,15 +40,14 @@ fn name(flags: &flags::TestRun) -> String {
 impl Files {
     /// Where the user wants them, else in `folder` under `name`.
     fn new(folder: &Path, report: Option<&Path>, junit: Option<&Path>, name: &str) -> Result<Files> {
-        let path = |wanted: Option<&Path>, ending: &str| {
-            let default = folder.join(format!("{name}.{ending}"));
-            std::path::absolute(wanted.unwrap_or(&default)).context("the current folder is gone")
-        };
-        Ok(Files { report: path(report, "json")?, junit: path(junit, "xml")? })
+        let report = report.map_or_else(|| folder.join(format!("{name}.json")), Path::to_owned);
+        let junit = junit.map_or_else(|| beside(&report), Path::to_owned);
+        let absolute = |path: &Path| std::path::absolute(path).context("the current folder is gone");
+        Ok(Files { report: absolute(&report)?, junit: absolute(&junit)? })
     }
 }
 
-/// Writes the report and its JUnit form to where the user wants them, else to `folder` under `name`.
+/// Writes the report and its JUnit form to where the user wants them, else the one to `folder` under `name` and the other beside it.
 pub(super) fn write_to(
     folder: &Path,
     report: &Report,
@@ -61,6 +60,12 @@ pub(super) fn write_to(
     stdx::fs::write_atomic(&files.junit, shard::junit(report).as_bytes(), 0o644)?;
     tell_github(report)?;
     Ok(files)
+}
+
+/// The same name for JUnit; never the report's own.
+fn beside(report: &Path) -> PathBuf {
+    let is_taken = report.extension().is_some_and(|extension| extension == "xml");
+    report.with_extension(if is_taken { "junit.xml" } else { "xml" })
 }
 
 /// Inside GitHub Actions: failures at their lines, and a summary on the page of the run.

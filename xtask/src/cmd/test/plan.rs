@@ -18,7 +18,7 @@ pub(super) fn run(flags: &flags::TestPlan) -> Result<()> {
     let plan = match recorded(&site, flags.shards)? {
         Some(plan) if !flags.exact => plan,
         recorded => {
-            let binaries = shard::build(&site.targets, None).or_exit(Code::BuildFailed)?;
+            let binaries = site.build(None)?;
             let inventory = super::inventory(&site, &binaries)?;
             // What each shard would build is known whether it was asked from the binaries or from the past.
             let builds = if recorded.is_some() { Builds::PerShard } else { Builds::Everything };
