@@ -326,7 +326,7 @@ pub(crate) struct CiPlan {
 
 #[derive(Debug, Args)]
 pub(crate) struct CiGate {
-    /// What `cargo xtask test merge --report` wrote; it may be missing where no tests were planned.
+    /// What `cargo xtask test merge` wrote; it may be missing where no tests were planned.
     #[arg(long, value_name = "FILE")]
     pub(crate) tests: PathBuf,
     /// Print one JSON document instead of a table.
