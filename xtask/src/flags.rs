@@ -374,7 +374,7 @@ pub(crate) struct Scan {
     #[arg(long)]
     pub(crate) history: bool,
     /// Findings of this severity and above fail, whatever the policy says.
-    #[arg(long, value_name = "SEVERITY", value_parser = severity)]
+    #[arg(long, value_name = "SEVERITY", value_parser = severity, conflicts_with = "environment")]
     pub(crate) fail_on: Option<Severity>,
     /// Judge by the policy of this environment.
     #[arg(long, short, value_name = "NAME")]

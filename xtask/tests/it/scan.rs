@@ -145,6 +145,8 @@ fn thresholds_are_the_policys_the_environments_or_the_flags() {
     fixture.write("deploy/environments/other.yaml", "");
     assert_eq!(code(&["--environment", "other"]), 0);
     assert_eq!(code(&["--fail-on", "high"]), 13);
+    let both = ["scan", "advisories", "--fail-on", "critical", "--environment", "open"];
+    fixture.run(&both).fails(2, &["--fail-on", "cannot be used with", "--environment"]);
     fixture.run(&["scan", "advisory"]).fails(2, &["there are: advisories, secrets"]);
     fixture.write("slipway.yaml", "scan:\n  fail_on:\n    advisories: bad\n");
     fixture.run(&["scan"]).fails(3, &["slipway.yaml:3: scan.fail_on", "unknown variant `bad`"]);

@@ -63,18 +63,27 @@ fn render(groups: BTreeMap<String, BTreeSet<String>>, without: &BTreeSet<String>
 }
 
 fn name(package: &Package) -> String {
-    let licence = package.license.as_deref().unwrap_or("licence in a file");
+    let unnamed = if package.license_file.is_some() { "licence in a file" } else { "no licence" };
+    let licence = package.license.as_deref().unwrap_or(unnamed);
     format!("{} ({licence})", spec(package)).chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
 /// The licence texts in the package's folder, each once.
 fn texts(package: &Package) -> BTreeSet<String> {
     let Some(folder) = package.manifest_path.as_std_path().parent() else { return BTreeSet::new() };
-    let named = package.license_file.as_ref().map(|file| folder.join(file));
-    let mut files: BTreeSet<PathBuf> = named.into_iter().collect();
+    let mut files: BTreeSet<PathBuf> = named(package, folder).into_iter().collect();
     let entries = fs::read_dir(folder).into_iter().flatten().filter_map(Result::ok);
     files.extend(entries.map(|entry| entry.path()).filter(|path| is_licence(path)));
     files.iter().take(MOST_FILES).filter_map(|path| read(path)).collect()
+}
+
+/// The licence file that the manifest names. What is published must come with the package: a manifest may name any file of this
+/// machine. In a git checkout it may lie above the package.
+fn named(package: &Package, folder: &Path) -> Option<PathBuf> {
+    let file = folder.join(package.license_file.as_ref()?).canonicalize().ok()?;
+    let is_git = package.source.as_ref().is_some_and(|source| source.repr.starts_with("git+"));
+    let checkout = folder.ancestors().find(|folder| is_git && folder.join(".git").exists());
+    file.starts_with(checkout.unwrap_or(folder).canonicalize().ok()?).then_some(file)
 }
 
 fn is_licence(path: &Path) -> bool {
@@ -114,6 +123,38 @@ mod tests {
         }))
         .unwrap();
         assert_eq!(texts(&package), BTreeSet::from(["MIT\n\ntext".to_owned(), "other".to_owned()]));
+    }
+
+    #[test]
+    fn a_manifest_publishes_no_file_of_this_machine() {
+        let folder = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| {
+            let path = folder.path().join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        };
+        write("id_rsa", "private");
+        write("checkout/TERMS", "above");
+        write("checkout/tiny/TERMS", "inside");
+        fs::create_dir(folder.path().join("checkout/.git")).unwrap();
+        std::os::unix::fs::symlink(folder.path(), folder.path().join("checkout/tiny/out")).unwrap();
+        let private = folder.path().join("id_rsa");
+        let texts = |source: Option<&str>, file: &str| {
+            let package: Package = serde_json::from_value(serde_json::json!({
+                "name": "tiny", "version": "1.1.0", "id": "tiny", "source": source, "license_file": file, "dependencies": [],
+                "targets": [], "features": {}, "manifest_path": folder.path().join("checkout/tiny/Cargo.toml"),
+            }))
+            .unwrap();
+            texts(&package).into_iter().collect::<String>()
+        };
+        for source in [None, Some("git+https://example.org/r#0"), Some("registry+https://example.org")] {
+            for file in ["../../id_rsa", "out/id_rsa", private.to_str().unwrap()] {
+                assert_eq!(texts(source, file), "", "{source:?} {file}");
+            }
+            assert_eq!(texts(source, "TERMS"), "inside");
+        }
+        assert_eq!(texts(Some("git+https://example.org/r#0"), "../TERMS"), "above");
+        assert_eq!(texts(None, "../TERMS"), "");
     }
 
     #[test]

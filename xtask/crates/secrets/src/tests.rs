@@ -180,6 +180,34 @@ fn git(folder: &Path, args: &[&str]) {
 }
 
 #[test]
+fn submodules_are_searched_and_foreign_checkouts_are_not() {
+    let (library, folder) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let commit = |root: &Path| {
+        git(root, &["init", "--quiet"]);
+        std::fs::write(root.join("key"), example("digitalocean-token")).unwrap();
+        git(root, &["add", "."]);
+        git(root, &["commit", "--quiet", "-m", "a"]);
+    };
+    commit(library.path());
+    git(folder.path(), &["init", "--quiet"]);
+    let from = format!("file://{}", library.path().display());
+    git(
+        folder.path(),
+        &["-c", "protocol.file.allow=always", "submodule", "--quiet", "add", &from, "third/lib"],
+    );
+    std::fs::create_dir(folder.path().join("beside")).unwrap();
+    commit(&folder.path().join("beside"));
+    let places = || -> Vec<String> {
+        let found = tree(folder.path(), &options()).unwrap();
+        found.iter().map(|finding| finding.place.stable()).collect()
+    };
+    assert_eq!(places(), ["third/lib/key"]);
+    // One that was not fetched is an empty folder.
+    git(folder.path(), &["submodule", "--quiet", "deinit", "--force", "--all"]);
+    assert!(places().is_empty());
+}
+
+#[test]
 fn a_checkout_is_searched_without_ignored_files_and_links_and_with_untracked_ones() {
     let folder = tempfile::tempdir().unwrap();
     let (root, token) = (folder.path().join("repo"), example("digitalocean-token"));

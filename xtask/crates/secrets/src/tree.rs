@@ -75,13 +75,39 @@ fn open(root: &Path, path: &Path) -> Result<Option<File>> {
     Ok(Some(File::options().read(true).custom_flags(no_block.cast_signed()).open(&whole)?))
 }
 
-/// What git has or would add below `root`; `None` where it is no checkout, or one that ignores it as a whole.
+/// What git has or would add below `root`, in submodules as well; `None` where it is no checkout, or one that ignores it as a whole.
 fn listed_by_git(root: &Path) -> Result<Option<Vec<PathBuf>>> {
     let root = root.canonicalize().with_context(|| format!("cannot find {}", root.display()))?;
     if !root.ancestors().any(|folder| folder.join(".git").exists()) {
         return Ok(None);
     }
-    let cmd = git(&root).args(["ls-files", "-z", "--cached", "--others", "--exclude-standard"]);
+    let mut found = Vec::new();
+    let mut checkouts = vec![(PathBuf::new(), 0)];
+    while let Some((folder, depth)) = checkouts.pop() {
+        for path in ls_files(&root.join(&folder))? {
+            let whole = folder.join(&path);
+            if depth < DEEPEST && is_submodule(&root.join(&whole), &path) {
+                checkouts.push((whole, depth + 1));
+            } else {
+                found.push(whole);
+            }
+        }
+    }
+    found.sort();
+    found.dedup();
+    Ok((!found.is_empty()).then_some(found))
+}
+
+/// A checkout that is committed with the one around it. Git names one that is merely there with a `/` at its end, and would
+/// add nothing of it.
+fn is_submodule(whole: &Path, listed: &Path) -> bool {
+    !listed.as_os_str().as_bytes().ends_with(b"/")
+        && std::fs::symlink_metadata(whole).is_ok_and(|meta| meta.is_dir())
+        && whole.join(".git").exists()
+}
+
+fn ls_files(root: &Path) -> Result<Vec<PathBuf>> {
+    let cmd = git(root).args(["ls-files", "-z", "--cached", "--others", "--exclude-standard"]);
     let output = cmd.to_std()?.output().with_context(|| format!("cannot run {cmd}"))?;
     anyhow::ensure!(
         output.status.success(),
@@ -90,10 +116,7 @@ fn listed_by_git(root: &Path) -> Result<Option<Vec<PathBuf>>> {
         String::from_utf8_lossy(&output.stderr).trim_end()
     );
     let names = output.stdout.split(|byte| *byte == 0).filter(|name| !name.is_empty());
-    let mut paths: Vec<PathBuf> = names.map(|name| PathBuf::from(OsStr::from_bytes(name))).collect();
-    paths.sort();
-    paths.dedup();
-    Ok((!paths.is_empty()).then_some(paths))
+    Ok(names.map(|name| PathBuf::from(OsStr::from_bytes(name))).collect())
 }
 
 /// Git in `root`, unable to run what a repository's own configuration names.
