@@ -48,9 +48,12 @@ fn typed(code: &str) -> String {
     words.collect::<Vec<_>>().join(" ")
 }
 
-/// What is wrong with a command, if anything. The text may name one without all that it needs.
+/// What is wrong with a command, if anything. The text may name one without all that it needs, and an option without its value.
 fn problem(command: &str) -> Option<String> {
     let error = Slipway::try_parse_from(command.split_whitespace().skip(1)).err()?;
+    if error.to_string().contains("but none was supplied") {
+        return None;
+    }
     match error.kind() {
         ErrorKind::DisplayHelp
         | ErrorKind::DisplayVersion

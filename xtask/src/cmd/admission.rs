@@ -18,6 +18,9 @@ use workspace::CargoConfig;
 use crate::exit::{Code, ResultExt};
 use crate::render::plain;
 
+const NO_RECORD: &str =
+    "cannot go by the record of the scan; `cargo xtask scan --release FILE` makes a new one";
+
 /// Refuses a release that the environment does not admit.
 ///
 /// # Errors
@@ -29,14 +32,14 @@ pub(crate) fn require(
     record: Option<&Path>,
 ) -> Result<()> {
     // A file that the user names is read even where none is asked for: a wrong name must not pass for a scan.
-    let named = record.map(Record::load).transpose().or_exit(Code::Configuration)?;
+    let named = record.map(Record::load).transpose().context(NO_RECORD).or_exit(Code::Configuration)?;
     let Some(policy) = environment.scan() else { return Ok(()) };
     let id = release.id()?;
     let options = Options { offline: false, history: false, now: Timestamp::now() };
     let context = Context::open(root.to_owned(), options).or_exit(Code::Configuration)?;
     let record = named
         .map_or_else(|| kept(root, &id), |record| Ok(Some(record)))
-        .context("cannot go by the record of the scan; `cargo xtask scan --release FILE` makes a new one")
+        .context(NO_RECORD)
         .or_exit(Code::Configuration)?;
     let settings = &context.settings.scan;
     let day = options.today();

@@ -13,6 +13,11 @@ fn before_anything_was_done_every_command_says_what_to_do_first() {
     }
     fixture.write("deploy/environments/staging.yaml", "");
     fixture.run(&["deploy", "stagin"]).fails(3, &["no such environment", "there are: local, staging\n"]);
+    let manifest = std::fs::read_to_string(fixture.path("crates/hello/Cargo.toml")).unwrap();
+    fixture.write("crates/hello/Cargo.toml", &manifest.replace("1.2.3", "1.2.4"));
+    for command in ["build", "test"] {
+        fixture.run(&[command, "--dry-run"]).fails(3, &["mended by `cargo update --workspace`"]);
+    }
     std::fs::remove_file(fixture.path("Cargo.lock")).unwrap();
     for command in ["build", "test"] {
         fixture.run(&[command, "--dry-run"]).fails(3, &["has no Cargo.lock; run `cargo generate-lockfile`"]);

@@ -227,7 +227,7 @@ impl Workspace {
             .features(CargoOpt::SomeFeatures(vec![]))
             .other_options(options.map(str::to_owned).collect::<Vec<_>>())
             .exec()
-            .context("cannot read the dependency graph")?;
+            .context("cannot read the dependency graph; an outdated Cargo.lock is mended by `cargo update --workspace`")?;
         let services = services(&metadata)?;
         Ok(Workspace { root: root.to_owned(), settings, services, metadata })
     }

@@ -38,7 +38,7 @@ fn name(flags: &flags::TestRun) -> String {
 }
 
 impl Files {
-    /// Where the user wants them, else in `folder` under `name`.
+    /// Where the user wants them, else the report in `folder` under `name` and its JUnit form beside it.
     fn new(folder: &Path, report: Option<&Path>, junit: Option<&Path>, name: &str) -> Result<Files> {
         let report = report.map_or_else(|| folder.join(format!("{name}.json")), Path::to_owned);
         let junit = junit.map_or_else(|| beside(&report), Path::to_owned);
