@@ -801,8 +801,10 @@ pub(crate) enum GithubReleaseCommand {
     Download(GithubReleaseDownload),
 }
 
-/// Fetch all files of a published release into a folder, which appears with all of them or not at all. Sizes, and the digests
-/// that GitHub names, are checked; where the folder holds these files already, nothing is fetched.
+/// Fetch all files of a published release into a folder.
+///
+/// The folder appears with all of them or not at all. Sizes, and the digests that GitHub names, are checked; where the folder
+/// holds these files already, nothing is fetched.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:

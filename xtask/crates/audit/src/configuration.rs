@@ -57,6 +57,7 @@ fn list(root: &Path, folder: &str, depth: usize, files: &mut BTreeSet<String>) -
             && depth < MAX_DEPTH
             && !PASSED_OVER.contains(&name.as_str())
             && !is_other_target(root, &path)
+            && !is_chart_templates(root, folder, &name)
         {
             list(root, &path, depth + 1, files)?;
         } else if kind.is_file() && is_yaml && is_ours {
@@ -69,6 +70,11 @@ fn list(root: &Path, folder: &str, depth: usize, files: &mut BTreeSet<String>) -
 /// Cargo marks its output folders, whatever they are called.
 fn is_other_target(root: &Path, path: &str) -> bool {
     root.join(path).join("CACHEDIR.TAG").is_file()
+}
+
+/// Templates of a Helm chart are programs that write YAML, and none themselves.
+fn is_chart_templates(root: &Path, folder: &str, name: &str) -> bool {
+    name == "templates" && root.join(folder).join("Chart.yaml").is_file()
 }
 
 /// What is wrong with one file.
@@ -98,6 +104,7 @@ struct Kind {
 /// Every key with the path to it.
 fn walk<'n>(node: &'n Node, path: &mut Vec<&'n str>, kind: &Kind, report: &mut Report<'_>) {
     for item in node.items() {
+        values::listed(item, kind, report);
         walk(item, path, kind, report);
     }
     for (name, key, value) in node.entries() {

@@ -63,14 +63,10 @@ impl Document {
     pub(crate) fn parse(path: &str, text: String) -> Result<Document> {
         let text = text.strip_prefix('\u{feff}').map(str::to_owned).unwrap_or(text);
         ensure!(text.len() as u64 <= MAX_BYTES, "{path} is more than {MAX_BYTES} bytes long");
-        let mut builder = Builder::default();
-        let mut parser = Parser::new_from_str(&text);
-        while let Some(event) = parser.next_event() {
-            let (event, span) = event.map_err(|error| anyhow::anyhow!("{error}"))?;
-            builder.event(event, span)?;
-        }
+        // What is readable as it stands is never changed, and of two errors the one about the text itself is told.
+        let roots = roots(&text).or_else(|error| roots(&with_brackets_indented(&text)).map_err(|_| error))?;
         let lines = std::iter::once(0).chain(text.match_indices('\n').map(|(at, _)| at + 1)).collect();
-        Ok(Document { path: path.to_owned(), roots: builder.roots, text, lines })
+        Ok(Document { path: path.to_owned(), roots, text, lines })
     }
 
     /// The line and column of an occurrence, counted from 0, of `needle` at or after the node's line; the node's own where it is
@@ -150,6 +146,26 @@ impl Node {
     pub(crate) fn text_of(&self, key: &str) -> Option<&str> {
         self.get(key)?.text()
     }
+}
+
+fn roots(text: &str) -> Result<Vec<Rc<Node>>> {
+    let mut builder = Builder::default();
+    let mut parser = Parser::new_from_str(text);
+    while let Some(event) = parser.next_event() {
+        let (event, span) = event.map_err(|error| anyhow::anyhow!("{error}"))?;
+        builder.event(event, span)?;
+    }
+    Ok(builder.roots)
+}
+
+/// The text with lines that begin with a closing bracket moved to the right. YAML wants them deeper than their key; engines and
+/// GitHub take them below it, and people write them so. All lines keep their numbers, and all other lines their columns.
+fn with_brackets_indented(text: &str) -> String {
+    let is_closing = |line: &&str| line.trim_start_matches(' ').starts_with([']', '}']);
+    let indent = " ".repeat(MAX_DEPTH);
+    text.split_inclusive('\n')
+        .flat_map(|line| [Some(&line).filter(|line| is_closing(line)).map_or("", |_| indent.as_str()), line])
+        .collect()
 }
 
 enum Open {
@@ -257,6 +273,20 @@ mod tests {
         let (key, value) = item.get("b").unwrap().entry("dd").unwrap();
         assert_eq!((key.line, key.column, value.text()), (2, 16, Some("2")));
         assert_eq!(document.find(item.get("e").unwrap(), "${{ z }}", 0), (5, 9));
+    }
+
+    #[test]
+    fn a_closing_bracket_may_stand_below_its_key() {
+        let document =
+            parse("a:\n  b: [\n    x,\n  ]\n  c: {\n    d: 1\n  }\n  e: |\n    y\n    ]\nf: 2\n").unwrap();
+        let a = document.roots[0].get("a").unwrap();
+        assert_eq!(a.get("b").unwrap().items()[0].text(), Some("x"));
+        assert_eq!(a.at(&["c", "d"]).and_then(Node::text), Some("1"));
+        let (key, _) = document.roots[0].entry("f").unwrap();
+        assert_eq!((key.line, key.column), (11, 1));
+        // What is wrong all the same is told about the text as it is.
+        assert!(parse("a:\n  b: [\n  ]\n  - x\n").is_err());
+        assert_eq!(parse("a: |\n  x\n  ]\n").unwrap().roots[0].text_of("a"), Some("x\n]\n"));
     }
 
     #[test]

@@ -71,13 +71,18 @@ fn image_row(name: &str, before: Option<&Image>, after: Option<&Image>, compares
         (_, None) => "removed".to_owned(),
         (None, Some(_)) if compares => "new".to_owned(),
         (None, Some(_)) => "–".to_owned(),
-        (Some(before), Some(after)) if before.digest == after.digest => "same bits".to_owned(),
+        (Some(before), Some(after)) if is_same(before, after) => "same bits".to_owned(),
         (Some(before), Some(after)) => match (before.size, after.size) {
             (Some(before), Some(after)) => signed(before, after),
             _ => "other content".to_owned(),
         },
     };
     vec![code(name), size(|image| image.size), size(|image| image.unpacked), change]
+}
+
+/// Two images whose digest nobody tells are not known to be one.
+fn is_same(before: &Image, after: &Image) -> bool {
+    !before.digest.is_empty() && before.digest == after.digest
 }
 
 /// `+1.2 kB (+3.4 %)`.
@@ -195,7 +200,10 @@ pub(crate) fn findings(compared: &Compared) -> Result<Option<String>> {
     let Some(head) = &compared.head else { return Ok(None) };
     let head = read_scan(head)?;
     let Some(base) = &compared.base else {
-        let rows: Vec<_> = head.values().map(|finding| finding_row("", finding)).collect();
+        // The worst first: a long table is cut.
+        let mut worst: Vec<_> = head.values().collect();
+        worst.sort_by_key(|finding| std::cmp::Reverse(finding.severity));
+        let rows: Vec<_> = worst.into_iter().map(|finding| finding_row("", finding)).collect();
         return Ok(Some(section(&format!("{} in all; nothing to compare with", head.len()), &rows)));
     };
     let base = read_scan(base)?;
@@ -263,6 +271,25 @@ mod tests {
         let release = parse_images(&release).unwrap();
         assert_eq!(image_row("api", before.get("api"), release.get("api"), true)[3], "other content");
         assert!(parse_images(&json!({ "schema": "other" })).is_err());
+        let untold = Image { size: Some(1), ..Image::default() };
+        let grown = Image { size: Some(2), ..Image::default() };
+        assert_eq!(image_row("api", Some(&untold), Some(&grown), true)[3], "+1 B (+100.0 %)");
+    }
+
+    #[test]
+    fn the_worst_findings_are_not_the_ones_that_are_left_out() {
+        let finding = |at: usize, severity: &str| {
+            json!({ "severity": severity, "key": format!("{at:04}"), "message": "m", "fingerprint": format!("{at:04}"),
+                "place": { "file": { "path": "a.rs", "line": 1, "column": 1 } },
+                "rule": { "id": "a/b", "check": "secrets", "title": "t", "why": "w", "fix": "f", "url": null } })
+        };
+        let mut list: Vec<_> = (0..200).map(|at| finding(at, "low")).collect();
+        list.push(finding(999, "critical"));
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("scan.json");
+        std::fs::write(&path, json!({ "schema": SCAN, "findings": list }).to_string()).unwrap();
+        let text = findings(&Compared { base: None, head: Some(path) }).unwrap().unwrap();
+        assert!(text.lines().any(|line| line.starts_with("|  | critical")), "{text}");
     }
 
     #[test]

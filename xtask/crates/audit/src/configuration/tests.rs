@@ -161,3 +161,41 @@ fn no_bytes_make_it_panic() {
         }
     }
 }
+
+#[test]
+fn templates_of_a_chart_are_passed_over_and_other_folders_of_that_name_are_not() {
+    let folder = tempfile::tempdir().unwrap();
+    let write = |path: &str, text: &str| {
+        let path = folder.path().join(path);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, text).unwrap();
+    };
+    write("deploy/chart/Chart.yaml", "name: a\n");
+    write("deploy/chart/values.yaml", "privileged: true\n");
+    write("deploy/chart/templates/a.yaml", "{{- if .Values.a }}\na: 1\n{{- end }}\n");
+    write("deploy/templates/b.yaml", "privileged: true\n");
+    let found = configuration(folder.path()).unwrap();
+    let places: Vec<_> = found.iter().map(|finding| finding.place.to_string()).collect();
+    assert_eq!(places, ["deploy/chart/values.yaml:1:1", "deploy/templates/b.yaml:1:1"]);
+}
+
+#[test]
+fn variables_in_lists_are_judged_like_those_in_maps() {
+    let rules = |text: &str| {
+        let document = Document::parse("deploy/compose.yaml", text.to_owned()).unwrap();
+        let found = audit(&document);
+        assert!(found.iter().all(|finding| !finding.message.contains("hunter")), "{found:?}");
+        found.into_iter().map(|finding| (finding.rule.id, finding.place.to_string())).collect::<Vec<_>>()
+    };
+    let one = |id: &str, place: &str| vec![(format!("config/{id}"), format!("deploy/compose.yaml:{place}"))];
+    assert_eq!(rules("e:\n  - A=1\n  - DB_PASSWORD=hunter2\n"), one("weak-credential", "3:5"));
+    let kubernetes = "e:\n  - name: DB_PASSWORD\n    value: hunter2hunter2hunter2\n";
+    assert_eq!(rules(kubernetes), one("literal-secret", "3:5"));
+    for good in
+        ["- DB_PASSWORD=${X}", "- DB_PASSWORD", "- --token=hunter2", "- name: DB_PASSWORD", "- TOKEN_TTL=5"]
+    {
+        assert_eq!(rules(&format!("e:\n  {good}\n")), [], "{good}");
+    }
+    let reference = "e:\n  - name: DB_PASSWORD\n    valueFrom: { secretKeyRef: { name: db, key: x } }\n";
+    assert_eq!(rules(reference), []);
+}

@@ -53,6 +53,23 @@ pub(super) fn audit(
     listening(variable, key, text, path, kind, report);
 }
 
+/// A variable as an item of a list: `NAME=value` as Compose writes it, `name` and `value` as Kubernetes does.
+pub(super) fn listed(item: &Node, kind: &Kind, report: &mut Report<'_>) {
+    if kind.is_service {
+        return;
+    }
+    let is_variable = |name: &str| {
+        name.bytes().all(|byte| byte.is_ascii_uppercase() || byte.is_ascii_digit() || byte == b'_')
+    };
+    if let Some((name, value)) = item.text().and_then(|text| text.split_once('=')) {
+        if is_variable(name) {
+            secrets(name, item, value.trim(), report);
+        }
+    } else if let (Some(name), Some((key, value))) = (item.text_of("name"), item.entry("value")) {
+        secrets(name, key, value.text().unwrap_or_default().trim(), report);
+    }
+}
+
 fn words(name: &str) -> String {
     name.to_ascii_lowercase().replace(['-', '.'], "_")
 }

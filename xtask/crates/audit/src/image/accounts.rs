@@ -4,6 +4,7 @@ use super::Report;
 use super::read::Content;
 
 pub(super) fn audit(content: &Content, report: &mut Report<'_>) {
+    cut(content, report);
     for line in lines(content, "etc/passwd") {
         let fields: Vec<&str> = line.split(':').collect();
         let [name, password, number, ..] = fields.as_slice() else { continue };
@@ -30,6 +31,17 @@ pub(super) fn audit(content: &Content, report: &mut Report<'_>) {
                 "etc/shadow",
                 format!("the user `{name}` has an empty password"),
             );
+        }
+    }
+}
+
+/// What lies behind the part that is read may be anything.
+fn cut(content: &Content, report: &mut Report<'_>) {
+    for path in ["etc/passwd", "etc/shadow"] {
+        let item = content.last.get(path).map(|index| &content.all[*index]);
+        if item.is_some_and(|item| item.content.as_ref().is_some_and(|read| (read.len() as u64) < item.size))
+        {
+            report.add_path("image/not-readable", path, "only its beginning was read: it is too long");
         }
     }
 }

@@ -84,15 +84,21 @@ impl Content {
     }
 }
 
-/// The manifests that `digest` stands for: its own, or those of an index. Attestations beside images are passed over.
+/// The manifests that `digest` stands for: its own, or those of an index. Attestations beside images are passed over: nothing that an
+/// engine would run, which goes by the platform.
 pub(super) fn manifests(layout: &Layout, digest: &Digest) -> Result<Vec<Value>> {
     let document = json(layout, digest)?;
     let Some(listed) = document["manifests"].as_array() else { return Ok(vec![document]) };
+    // Who reads it as what is up to the reader (CVE-2021-41190).
+    ensure!(document["layers"].is_null(), "the document {digest} is an index and a manifest at once");
     ensure!(listed.len() <= MAX_IMAGES, "the index {digest} lists more than {MAX_IMAGES} images");
     let is_image = |entry: &&Value| {
         entry["annotations"]["vnd.docker.reference.type"].as_str() != Some("attestation-manifest")
+            || entry["platform"]["os"].as_str() != Some("unknown")
     };
-    listed.iter().filter(is_image).map(|entry| json(layout, &digest_of(entry)?)).collect()
+    let images: Vec<_> = listed.iter().filter(is_image).collect();
+    ensure!(!images.is_empty(), "the index {digest} lists no image");
+    images.into_iter().map(|entry| json(layout, &digest_of(entry)?)).collect()
 }
 
 /// The configuration that the manifest names.
@@ -213,11 +219,17 @@ fn refuse_large_extensions(reader: impl Read) -> Result<()> {
 
 fn item(entry: &mut tar::Entry<'_, impl Read>, layer: usize) -> Result<Item> {
     let path = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
-    let path = path.trim_start_matches("./").trim_matches('/').to_owned();
+    let parts = path.split('/').filter(|part| !part.is_empty() && *part != ".");
+    let path = parts.collect::<Vec<_>>().join("/");
     // What Linux takes as a path.
     ensure!(path.len() <= 4096, "a path is {} bytes long", path.len());
     let header = entry.header();
-    let (kind, mode, uid, size) = (header.entry_type(), header.mode()? & 0o7777, header.uid()?, entry.size());
+    // Some unpackers make plain files of these two.
+    let kind = match header.entry_type() {
+        EntryType::Continuous | EntryType::GNUSparse => EntryType::Regular,
+        kind => kind,
+    };
+    let (mode, uid, size) = (header.mode()? & 0o7777, header.uid()?, entry.size());
     let link = entry.link_name_bytes().map(|link| String::from_utf8_lossy(&link).into_owned());
     let mut has_capabilities = false;
     for extension in entry.pax_extensions()?.into_iter().flatten().flatten() {

@@ -350,3 +350,52 @@ fn a_list_of_holes_hides_no_entry() {
     let messages: Vec<_> = report.findings.iter().map(|finding| finding.message.as_str()).collect();
     assert!(matches!(messages[..], [message] if message.contains("holes")), "{messages:?}");
 }
+
+#[test]
+fn an_index_cannot_hide_an_image() {
+    let folder = tempfile::tempdir().unwrap();
+    let layout = Layout::create(folder.path()).unwrap();
+    let root = base().entry("usr/bin/su", EntryType::Regular, 0o4755, b"", "").layer(&layout);
+    let image = spec(vec![root]).to_image().unwrap().write("api", &layout).unwrap();
+    let entry = |platform: &str| {
+        serde_json::json!({ "mediaType": "application/vnd.oci.image.manifest.v1+json", "digest": image.to_string(), "size": 1,
+            "annotations": { "vnd.docker.reference.type": "attestation-manifest" }, "platform": { "os": platform } })
+    };
+    let put = |document: serde_json::Value| layout.put(document.to_string().as_bytes()).unwrap();
+    let judged = |digest: &Digest| super::image(&layout, digest, "api", &policy());
+    let disguised = put(serde_json::json!({ "schemaVersion": 2, "manifests": [entry("linux")] }));
+    assert_eq!(rules_of(&layout, &disguised), ["setuid-file"]);
+    let nothing = put(serde_json::json!({ "schemaVersion": 2, "manifests": [entry("unknown")] }));
+    assert!(judged(&nothing).unwrap_err().to_string().contains("no image"));
+    let both = put(serde_json::json!({ "schemaVersion": 2, "manifests": [entry("unknown")], "layers": [] }));
+    assert!(judged(&both).unwrap_err().to_string().contains("at once"));
+}
+
+#[test]
+fn a_path_is_the_same_however_it_is_written() {
+    let folder = tempfile::tempdir().unwrap();
+    let layout = Layout::create(folder.path()).unwrap();
+    for path in ["etc/passwd", "./etc//passwd", "/etc/./passwd"] {
+        let top = Archive::new().file(path, 0o444, b"root:x:0:0::/:\nback:x:0:0::/:\n");
+        assert_eq!(judge(&layout, Some(top), &|_| {}), ["second-superuser"], "{path}");
+    }
+}
+
+#[test]
+fn a_list_of_users_that_is_too_long_to_be_read_is_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let layout = Layout::create(folder.path()).unwrap();
+    let list = "app:x:10001:10001::/:\n".repeat(4_000) + "back:x:0:0::/:\n";
+    let top = Archive::new().file("etc/passwd", 0o444, list.as_bytes());
+    assert_eq!(judge(&layout, Some(top), &|_| {}), ["not-readable"]);
+}
+
+#[test]
+fn a_file_of_another_type_is_a_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let layout = Layout::create(folder.path()).unwrap();
+    for kind in [EntryType::Regular, EntryType::Continuous] {
+        let top = Archive::new().entry("root/.netrc", kind, 0o400, b"machine a", "");
+        assert_eq!(judge(&layout, Some(top), &|_| {}), ["credential-file"], "{kind:?}");
+    }
+}

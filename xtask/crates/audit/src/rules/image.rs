@@ -224,9 +224,9 @@ pub(super) const RULES: &[Definition] = &[
     ),
     Definition::new(
         "image/unknown-media-type",
-        Medium,
+        High,
         "layer of an unknown type",
-        "Engines may refuse it, and it was not audited.",
+        "It was not audited: anything may be in it. Engines may refuse it, too.",
         "Use the OCI types tar and tar+gzip.",
     ),
 ];
