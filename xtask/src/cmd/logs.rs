@@ -8,7 +8,7 @@ use deploy::{LOCAL, LogLine, LogMode, LogQuery};
 
 use crate::exit::{Code, ResultExt};
 use crate::flags;
-use crate::render::print;
+use crate::render::print_while_read;
 
 pub(crate) fn run(flags: &flags::Logs) -> Result<()> {
     let root = super::workspace_root().or_exit(Code::Configuration)?;
@@ -20,12 +20,16 @@ pub(crate) fn run(flags: &flags::Logs) -> Result<()> {
     let interrupted = super::interruption()?;
     let mut failure = None;
     let mut sink = |line: LogLine| {
-        if failure.is_none()
-            && let Err(error) = write(&line, flags.json)
-        {
-            failure = Some(error);
-            interrupted.store(true, Ordering::SeqCst);
+        if interrupted.load(Ordering::SeqCst) {
+            return;
         }
+        match write(&line, flags.json) {
+            Ok(true) => return,
+            Ok(false) => {}
+            Err(error) => failure = Some(error),
+        }
+        // Nobody reads any more: that ends following, too.
+        interrupted.store(true, Ordering::SeqCst);
     };
     deploy::logs(&state, &query, &interrupted, &mut sink).map_err(|error| explain(error, &root, flags))?;
     failure.map_or(Ok(()), Err)
@@ -47,7 +51,7 @@ fn explain(error: deploy::Error, root: &Path, flags: &flags::Logs) -> Error {
     }
 }
 
-fn write(line: &LogLine, as_json: bool) -> Result<()> {
+fn write(line: &LogLine, as_json: bool) -> Result<bool> {
     let text = if as_json { serde_json::to_string(line)? } else { format!("{} | {}", line.slot, line.text) };
-    print(&format!("{text}\n"))
+    print_while_read(&format!("{text}\n"))
 }

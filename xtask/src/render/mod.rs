@@ -109,21 +109,22 @@ fn seconds(milliseconds: u64) -> String {
     format!("{:.2}", milliseconds as f64 / 1000.0)
 }
 
-/// Writes results to standard output. A reader that has seen enough (`| head`) is no error.
+/// Writes results to standard output. A reader that has seen enough (`| head`) is no error, and changes nothing about the exit
+/// code: that still says how it went.
 pub(crate) fn print(text: &str) -> Result<()> {
-    let mut out = std::io::stdout().lock();
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => std::process::exit(0),
-        written => written.context("cannot write to standard output"),
-    }
+    write(text).map(drop)
 }
 
-/// The same where the exit code still has something to say: a reader that has seen enough changes nothing about it.
-pub(crate) fn print_result(text: &str) -> Result<()> {
+/// Writes a part of what may go on for ever; `false` where nobody reads any more.
+pub(crate) fn print_while_read(text: &str) -> Result<bool> {
+    write(text)
+}
+
+fn write(text: &str) -> Result<bool> {
     let mut out = std::io::stdout().lock();
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
-        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
-        written => written.context("cannot write to standard output"),
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(false),
+        written => written.map(|()| true).context("cannot write to standard output"),
     }
 }
 

@@ -9,7 +9,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 use shard::{Builds, Event, Method, Outcome, Plan, Report, Verdict};
 
-use super::{Table, document, print, print_result};
+use super::{Table, document, print};
 use crate::cmd::TestFiles;
 
 /// Kind and version of plans.
@@ -79,7 +79,7 @@ fn line(outcome: &Outcome) -> String {
 pub(crate) fn test_report(report: &Report, files: &TestFiles, as_json: bool) -> Result<()> {
     if as_json {
         let text = serde_json::to_string_pretty(report)?;
-        return print_result(&format!("{text}\n"));
+        return print(&format!("{text}\n"));
     }
     let mut text = String::new();
     for outcome in report.tests.iter().filter(|o| o.verdict == Verdict::Passed && !o.output.is_empty()) {
@@ -102,7 +102,7 @@ pub(crate) fn test_report(report: &Report, files: &TestFiles, as_json: bool) -> 
         files.junit.display()
     )?;
     writeln!(text, "{} passed, {} failed, {} skipped", report.passed, report.failed, report.skipped)?;
-    print_result(&text)
+    print(&text)
 }
 
 /// Prints a plan.

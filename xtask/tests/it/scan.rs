@@ -100,6 +100,18 @@ fn advisories_are_told_apart_by_what_is_linked() {
 }
 
 #[test]
+fn a_reader_that_has_seen_enough_changes_nothing_about_the_exit_code() {
+    let fixture = service();
+    for format in ["", "--json"] {
+        let script = format!("\"$0\" scan advisories {format}; echo $? >code");
+        let mut command =
+            fixture.command_of("sh", &["-c", &format!("({script}) | true"), env!("CARGO_BIN_EXE_xtask")]);
+        assert!(command.status().unwrap().success());
+        assert_eq!(fs::read_to_string(fixture.path("code")).unwrap(), "13\n");
+    }
+}
+
+#[test]
 fn kinds_of_advisories_have_their_severities() {
     let fixture = service();
     fs::remove_dir_all(fixture.path("db/crates")).unwrap();
