@@ -429,7 +429,7 @@ fn a_token_reaches_the_step_that_names_it_and_no_other() {
 #[test]
 fn the_gate_is_red_when_a_job_was_skipped_or_a_test_lost() {
     let mut fixture = Fixture::hello();
-    fixture.write("tests.json", "{\"tests\": [{}, {}, {}]}");
+    fixture.write("tests.json", r#"{"tests": [{}, {}, {}, {"verdict": "skipped"}]}"#);
     let outputs = json!({"test": "true", "tests": "3", "report": "false"});
     let needs = |lint: &str| {
         let job = |result: &str| json!({"result": result, "outputs": {}});
