@@ -347,6 +347,22 @@ fn green() -> Fixture {
     fs::set_permissions(fixture.path("stand-in"), fs::Permissions::from_mode(0o755)).unwrap();
     fixture.env("XTASK", env!("CARGO_BIN_EXE_xtask"));
     take_back(&fixture);
+    let git = |args: &[&str]| {
+        let identity = ["-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false"];
+        assert!(
+            Command::new("git")
+                .args(identity)
+                .args(args)
+                .current_dir(fixture.path(""))
+                .status()
+                .unwrap()
+                .success()
+        );
+    };
+    fixture.write(".gitignore", "target\n");
+    git(&["init", "--quiet"]);
+    git(&["add", "."]);
+    git(&["commit", "--quiet", "--message", "begin"]);
     fixture
 }
 

@@ -34,12 +34,17 @@ impl Targets {
     /// # Errors
     /// When the lock file is missing or does not fit the manifests.
     pub fn load(root: &Path) -> Result<Targets> {
+        if !root.join("Cargo.lock").is_file() {
+            bail!("{} has no Cargo.lock; run `cargo generate-lockfile` and commit it", root.display());
+        }
         let metadata = MetadataCommand::new()
             .cargo_path(cargo().program)
             .current_dir(root)
             .other_options(["--locked".to_owned()])
             .exec()
-            .context("cannot read the workspace; a missing or outdated Cargo.lock is made by `cargo generate-lockfile`")?;
+            .context(
+                "cannot read the workspace; an outdated Cargo.lock is mended by `cargo update --workspace`",
+            )?;
         let mut inventory = Inventory::default();
         let mut without_harness = BTreeSet::new();
         let mut examples: BTreeMap<Selector, BTreeSet<String>> = BTreeMap::new();
@@ -188,14 +193,16 @@ fn own_main(package: &Package) -> Result<BTreeSet<Selector>> {
     let is_own = |table: &toml::Value| table.get("harness").and_then(toml::Value::as_bool) == Some(false);
     let mut own: BTreeSet<Selector> =
         manifest.get("lib").filter(|table| is_own(table)).map(|_| Selector::Lib).into_iter().collect();
-    let mut add = |kind: &str, selector: fn(String) -> Selector| {
+    let selector = |kind: &str, name: String| match kind {
+        "test" => Selector::Test(name),
+        "bin" => Selector::Bin(name),
+        "bench" => Selector::Bench(name),
+        _ => Selector::Example(name),
+    };
+    for kind in ["test", "bin", "bench", "example"] {
         let tables = manifest.get(kind).and_then(toml::Value::as_array).into_iter().flatten();
         let names = tables.filter(|table| is_own(table)).filter_map(|table| table.get("name")?.as_str());
-        own.extend(names.map(|name| selector(name.to_owned())));
-    };
-    add("test", Selector::Test);
-    add("bin", Selector::Bin);
-    add("bench", Selector::Bench);
-    add("example", Selector::Example);
+        own.extend(names.map(|name| selector(kind, name.to_owned())));
+    }
     Ok(own)
 }

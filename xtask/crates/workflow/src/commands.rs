@@ -67,7 +67,7 @@ pub(crate) fn test_merge() -> Run {
 }
 
 pub(crate) fn scan() -> Run {
-    Run::new(&format!("scan --sarif {SARIF}"))
+    Run::new(&format!("scan --history --sarif {SARIF}"))
 }
 
 pub(crate) fn build() -> Run {
