@@ -228,6 +228,13 @@ fn a_checkout_is_searched_without_ignored_files_and_links_and_with_untracked_one
     git(&root, &["init", "--quiet"]);
     git(&root, &["add", "tracked", "link"]);
     assert_eq!(places(), ["sub/new:1:1", "tracked:1:1"]);
+    // Build output that git was not told to ignore is left out, but for what is tracked.
+    std::fs::create_dir_all(root.join("target/deep")).unwrap();
+    for (path, content) in [("CACHEDIR.TAG", ""), ("deep/made", &token), ("deep/kept", &token)] {
+        std::fs::write(root.join("target").join(path), content).unwrap();
+    }
+    git(&root, &["add", "target/deep/kept"]);
+    assert_eq!(places(), ["sub/new:1:1", "target/deep/kept:1:1", "tracked:1:1"]);
     let given =
         files(&root, &["up/outside".into(), "../outside".into(), "tracked".into()], &options()).unwrap();
     assert_eq!(given.len(), 1);

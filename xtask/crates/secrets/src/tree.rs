@@ -1,6 +1,7 @@
 //! The files of a work tree. Invariant: nothing outside the root is read, because links are not followed; what git ignores is
 //! skipped because it never reaches anybody else.
 
+use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::Read;
@@ -107,7 +108,8 @@ fn is_submodule(whole: &Path, listed: &Path) -> bool {
 }
 
 fn ls_files(root: &Path) -> Result<Vec<PathBuf>> {
-    let cmd = git(root).args(["ls-files", "-z", "--cached", "--others", "--exclude-standard"]);
+    // `-t` puts `? ` before what is not tracked.
+    let cmd = git(root).args(["ls-files", "-z", "-t", "--cached", "--others", "--exclude-standard"]);
     let output = cmd.to_std()?.output().with_context(|| format!("cannot run {cmd}"))?;
     anyhow::ensure!(
         output.status.success(),
@@ -115,8 +117,27 @@ fn ls_files(root: &Path) -> Result<Vec<PathBuf>> {
         output.status,
         String::from_utf8_lossy(&output.stderr).trim_end()
     );
-    let names = output.stdout.split(|byte| *byte == 0).filter(|name| !name.is_empty());
-    Ok(names.map(|name| PathBuf::from(OsStr::from_bytes(name))).collect())
+    let mut caches = BTreeMap::new();
+    let mut paths = Vec::new();
+    for entry in output.stdout.split(|byte| *byte == 0).filter(|entry| entry.len() > 2) {
+        let path = Path::new(OsStr::from_bytes(&entry[2..]));
+        // Build output that nobody has told git to ignore yet.
+        if entry[0] != b'?' || !is_cached(root, path, &mut caches) {
+            paths.push(path.to_owned());
+        }
+    }
+    Ok(paths)
+}
+
+/// Whether a folder around `path`, below `root`, says that it can be made again.
+///
+/// Source: Cache Directory Tagging Specification, `CACHEDIR.TAG`.
+fn is_cached(root: &Path, path: &Path, known: &mut BTreeMap<PathBuf, bool>) -> bool {
+    let folders = path.ancestors().skip(1).filter(|folder| !folder.as_os_str().is_empty());
+    folders.into_iter().any(|folder| {
+        let tag = || root.join(folder).join("CACHEDIR.TAG").is_file();
+        *known.entry(folder.to_owned()).or_insert_with(tag)
+    })
 }
 
 /// Git in `root`, unable to run what a repository's own configuration names.
