@@ -146,6 +146,21 @@ fn files_of_others_are_never_touched() {
 }
 
 #[test]
+fn another_default_branch_than_that_of_origin_is_told() {
+    let fixture = Fixture::hello();
+    fixture.write("slipway.yaml", TOOL_ONLY);
+    for args in
+        [&["init", "--quiet"][..], &["symbolic-ref", "refs/remotes/origin/HEAD", "refs/remotes/origin/trunk"]]
+    {
+        assert!(Command::new("git").args(args).current_dir(fixture.path("")).status().unwrap().success());
+    }
+    let told = |fixture: &Fixture| fixture.run(&["ci", "generate"]).stderr;
+    assert!(told(&fixture).contains("the default branch of origin is `trunk`, the workflows are for `main`"));
+    fixture.write("slipway.yaml", &TOOL_ONLY.replace("ci: {", "ci: { default_branch: trunk,"));
+    assert_eq!(told(&fixture), "");
+}
+
+#[test]
 fn a_workspace_without_the_tool_is_told_so() {
     let fixture = Fixture::hello();
     fixture.run(&["ci", "generate"]).fails(3, &["would not find `cargo xtask`", "ci: { tool:"]);

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use anyhow::{Context, Result, anyhow};
+use stdx::Cmd;
 use stdx::yaml;
 use workflow::{Drift, FOLDERS, Files, Kind, Pins, Reimport, Settings};
 
@@ -16,6 +17,7 @@ const MAX_BYTES: u64 = 1024 * 1024;
 
 pub(super) fn generate(root: &Path, settings: &Settings, flags: &flags::CiGenerate) -> Result<()> {
     refuse_without_tool(root, settings).or_exit(Code::Configuration)?;
+    warn_of_another_branch(root, settings);
     let pins = pins(root).or_exit(Code::Configuration)?;
     let drifts = workflow::compare(settings, &pins, &found(root)?);
     let foreign: Vec<&str> =
@@ -46,6 +48,23 @@ pub(super) fn generate(root: &Path, settings: &Settings, flags: &flags::CiGenera
         written.push(Pins::FILE.to_owned());
     }
     render::ci::generated(&written, &removed, flags)
+}
+
+/// A push to a branch that no workflow knows starts nothing, and nobody notices.
+fn warn_of_another_branch(root: &Path, settings: &Settings) {
+    let git =
+        Cmd::new("git").args(["symbolic-ref", "--quiet", "--short", "refs/remotes/origin/HEAD"]).cwd(root);
+    // Whoever has no remote has nothing to compare with.
+    let Some(output) = git.to_std().ok().and_then(|mut git| git.output().ok()) else { return };
+    let name = String::from_utf8_lossy(&output.stdout);
+    let branch = name.trim().strip_prefix("origin/").unwrap_or_default();
+    if !branch.is_empty() && branch != settings.default_branch {
+        eprintln!(
+            "warning: the default branch of origin is `{branch}`, the workflows are for `{}`; next: `ci: {{ default_branch: {branch} }}` in {}",
+            settings.default_branch,
+            Settings::FILE
+        );
+    }
 }
 
 pub(super) fn check(root: &Path, settings: &Settings, flags: &flags::CiCheck) -> Result<()> {
