@@ -1,6 +1,6 @@
 //! A build from beginning to end: see whether anything changed, plan, compile, assemble, remember.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
@@ -308,13 +308,7 @@ fn failed(error: anyhow::Error) -> anyhow::Error {
 
 /// Packages without a registry or repository that the services can reach.
 fn local_closure(workspace: &Workspace, selected: &[&Service]) -> BTreeSet<PackageId> {
-    let nodes: BTreeMap<_, _> = workspace
-        .metadata
-        .resolve
-        .iter()
-        .flat_map(|resolve| &resolve.nodes)
-        .map(|node| (&node.id, node))
-        .collect();
+    let nodes = workspace.nodes();
     let mut todo: Vec<&PackageId> = selected.iter().map(|service| &service.package).collect();
     let mut seen = BTreeSet::new();
     while let Some(id) = todo.pop() {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use cargo_metadata::{CargoOpt, Metadata, MetadataCommand, Package, PackageId, TargetKind};
+use cargo_metadata::{CargoOpt, Metadata, MetadataCommand, Node, Package, PackageId, TargetKind};
 use stdx::{Cmd, Digest, yaml};
 
 use crate::config::Settings;
@@ -201,6 +201,12 @@ fn default_target(host: &str) -> Result<String> {
 }
 
 impl Workspace {
+    /// What Cargo resolved each package to, by id.
+    pub fn nodes(&self) -> BTreeMap<&PackageId, &Node> {
+        let nodes = self.metadata.resolve.iter().flat_map(|resolve| &resolve.nodes);
+        nodes.map(|node| (&node.id, node)).collect()
+    }
+
     /// Loads the workspace at `root` with its dependency graph for `target`.
     ///
     /// # Errors

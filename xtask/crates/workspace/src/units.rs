@@ -174,13 +174,7 @@ impl Graph {
 
 /// Everything that Cargo resolved for the package over dependencies that `follow` wants, as linked.
 fn resolved(workspace: &Workspace, package: &PackageId, follow: impl Fn(&NodeDep) -> bool) -> Closure {
-    let nodes: BTreeMap<_, _> = workspace
-        .metadata
-        .resolve
-        .iter()
-        .flat_map(|resolve| &resolve.nodes)
-        .map(|node| (&node.id, node))
-        .collect();
+    let nodes = workspace.nodes();
     let mut linked = BTreeMap::new();
     let mut todo = vec![package];
     while let Some(id) = todo.pop() {
