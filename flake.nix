@@ -122,6 +122,10 @@
             fmt = craneLib.cargoFmt { inherit (common) src pname version; };
             # Integration tests start compilers and engines, which no sandbox has: `cargo xtask test` in the shell runs them.
             test = craneLib.cargoTest (check // { src = ./.; cargoTestExtraArgs = "--lib --bins"; nativeBuildInputs = [ pkgs.git ]; });
+            workflows = craneLib.mkCargoDerivation (check // {
+              src = ./.; pnameSuffix = "-workflows"; nativeBuildInputs = [ xtask ]; doInstallCargoArtifacts = false;
+              buildPhaseCargoCommand = "xtask ci check";
+            });
           };
         };
 

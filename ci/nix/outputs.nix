@@ -57,7 +57,7 @@ let
     };
     crane.mkLib = _: {
       overrideToolchain = select: let toolchain = select { }; in builtins.seq toolchain.channel (
-        genAttrs [ "buildDepsOnly" "buildPackage" "cargoClippy" "cargoFmt" "cargoTest" "devShell" ] derivation // {
+        genAttrs [ "buildDepsOnly" "buildPackage" "cargoClippy" "cargoFmt" "cargoTest" "devShell" "mkCargoDerivation" ] derivation // {
           vendorCargoDeps = { src }: { outPath = "/vendor"; };
         }
       );

@@ -167,12 +167,12 @@ fn the_flake_offers_what_the_workspace_has() {
     for system in ["x86_64-linux", "aarch64-linux"] {
         assert_eq!(names(&outputs["packages"][system]), with(&["default"]));
         assert_eq!(names(&outputs["apps"][system]), with(&["default"]));
-        assert_eq!(names(&outputs["checks"][system]), with(&["clippy", "fmt", "test"]));
+        assert_eq!(names(&outputs["checks"][system]), with(&["clippy", "fmt", "test", "workflows"]));
         // One compile of what is not ours serves the tool, the lints and the tests.
         let dependencies = |value: &Value| value["arguments"]["cargoArtifacts"].clone();
         let shared = dependencies(&outputs["packages"][system]["xtask"]);
         assert_eq!(shared["function"], "buildDepsOnly");
-        for check in ["clippy", "test"] {
+        for check in ["clippy", "test", "workflows"] {
             assert_eq!(dependencies(&outputs["checks"][system][check]), shared, "{check}");
         }
     }
