@@ -53,11 +53,19 @@ impl Judge {
         allow_media_types(&mut document);
         let description = Path::new(env!("CARGO_TARGET_TMPDIR")).join("api.github.com.json");
         fs::write(&description, document.to_string()).unwrap();
+        // A port that was free a moment ago may be somebody else's when prism asks for it.
+        let judge = (0..5).find_map(|_| Judge::try_start(&prism, &description, &document));
+        Some(judge.expect("prism started on none of five ports; see prism.log"))
+    }
+
+    /// Starts prism on a free port; `None` where it ended instead of listening.
+    fn try_start(prism: &Path, description: &Path, document: &Value) -> Option<Judge> {
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let url = format!("http://127.0.0.1:{port}");
         let fake = Arc::new(Fake::new(document["components"]["examples"].clone(), &url));
         let upstream = Server::start(move |got, _| fake.answer(got));
-        let log = fs::File::create(Path::new(env!("CARGO_TARGET_TMPDIR")).join("prism.log")).unwrap();
+        let log_path = Path::new(env!("CARGO_TARGET_TMPDIR")).join("prism.log");
+        let log = fs::File::create(&log_path).unwrap();
         let prism = Command::new("node")
             .arg(prism)
             .args(["proxy", "--errors", "--host", "127.0.0.1", "--port", &port.to_string()])
@@ -70,13 +78,12 @@ impl Judge {
             .unwrap();
         let mut judge = Judge { url, upstream, prism };
         let deadline = Instant::now() + Duration::from_secs(90);
-        while TcpStream::connect(("127.0.0.1", port)).is_err() {
-            let ended = judge.prism.try_wait().unwrap();
-            assert!(
-                ended.is_none() && Instant::now() < deadline,
-                "prism did not start; see prism.log in {}",
-                env!("CARGO_TARGET_TMPDIR")
-            );
+        // That somebody answers at the port says nothing: it must be prism that says so.
+        while !fs::read_to_string(&log_path).unwrap_or_default().contains("Prism is listening") {
+            if judge.prism.try_wait().unwrap().is_some() {
+                return None;
+            }
+            assert!(Instant::now() < deadline, "prism did not start; see {}", log_path.display());
             std::thread::sleep(Duration::from_millis(100));
         }
         Some(judge)
