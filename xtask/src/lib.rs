@@ -12,6 +12,7 @@ mod manifest;
 #[cfg(test)]
 mod reference;
 mod render;
+mod runner;
 
 use std::process::ExitCode;
 

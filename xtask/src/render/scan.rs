@@ -2,16 +2,16 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::io::Write as _;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use finding::{Check, Finding, Judged, Place, Policy, Severity};
 use scan::Package;
 use serde_json::{Value, json};
 
 use super::{document, print, seconds};
+use crate::runner::{self, data, property};
 
 /// Annotations beyond this are dropped by GitHub, for each kind and step.
 const MOST_ANNOTATIONS: usize = 10;
@@ -158,13 +158,7 @@ fn value(scanned: &Scanned) -> Value {
 pub(crate) fn annotate(scanned: &Scanned, service_files: &BTreeMap<String, String>) -> Result<()> {
     if std::env::var("GITHUB_ACTIONS").is_ok_and(|value| value == "true") {
         eprint!("{}", annotations(scanned, service_files));
-        if let Some(path) = std::env::var_os("GITHUB_STEP_SUMMARY") {
-            let mut file = std::fs::File::options().create(true).append(true).open(&path);
-            let written = file.as_mut().map_err(|error| error.to_string()).and_then(|file| {
-                file.write_all(markdown(scanned).as_bytes()).map_err(|error| error.to_string())
-            });
-            written.map_err(anyhow::Error::msg).context("cannot write the summary of the job")?;
-        }
+        runner::summarise(&markdown(scanned))?;
     }
     Ok(())
 }
@@ -197,15 +191,6 @@ fn annotations(scanned: &Scanned, service_files: &BTreeMap<String, String>) -> S
         }
     }
     text
-}
-
-/// Source: the escapes of GitHub's workflow commands.
-fn data(text: &str) -> String {
-    text.replace('%', "%25").replace('\r', "%0D").replace('\n', "%0A")
-}
-
-fn property(text: &str) -> String {
-    data(text).replace(':', "%3A").replace(',', "%2C")
 }
 
 fn markdown(scanned: &Scanned) -> String {

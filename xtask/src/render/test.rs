@@ -11,6 +11,7 @@ use shard::{Builds, Event, Method, Outcome, Plan, Report, Verdict};
 
 use super::{Table, document, print};
 use crate::cmd::TestFiles;
+use crate::runner::{data, property};
 
 /// Kind and version of plans.
 pub(crate) const TEST_PLAN: &str = "slipway.test-plan/1";
@@ -212,7 +213,7 @@ pub(crate) fn github_annotations(report: &Report) -> String {
         let place =
             panic_place(&outcome.output).map(|(file, line)| format!("file={},line={line},", property(file)));
         let message = panic_message(&outcome.output).unwrap_or_else(|| outcome.reason.clone());
-        format!("::error {}title={title}::{}\n", place.unwrap_or_default(), escape(&message))
+        format!("::error {}title={title}::{}\n", place.unwrap_or_default(), data(&message))
     };
     report.failures().iter().take(MAX_ANNOTATIONS).map(annotation).collect()
 }
@@ -232,15 +233,6 @@ fn panic_message(output: &str) -> Option<String> {
         |line: &&str| line.starts_with("note: ") || line.starts_with("stack backtrace:") || line.is_empty();
     let message: Vec<&str> = lines.take_while(|line| !is_over(line)).take(20).collect();
     (!message.is_empty()).then(|| message.join("\n"))
-}
-
-/// Text of a workflow command; a line break would end it and begin whatever a test likes to write.
-fn escape(text: &str) -> String {
-    text.replace('%', "%25").replace('\r', "%0D").replace('\n', "%0A")
-}
-
-fn property(text: &str) -> String {
-    escape(text).replace(':', "%3A").replace(',', "%2C")
 }
 
 /// A section of the summary page.
@@ -286,7 +278,7 @@ mod tests {
         assert_eq!(panic_place(OUTPUT), Some(("crates/a/src/lib.rs", 7)));
         let message = panic_message(OUTPUT).unwrap();
         assert_eq!(message, "assertion `left == right` failed: 100%\n  left: 1\n right: 2");
-        assert_eq!(escape("1%\n::error::x"), "1%25%0A::error::x");
+        assert_eq!(data("1%\n::error::x"), "1%25%0A::error::x");
         assert_eq!(property("a,b:c"), "a%2Cb%3Ac");
         assert_eq!(panic_place("thread 'x' panicked at nowhere"), None);
     }

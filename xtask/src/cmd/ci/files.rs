@@ -11,6 +11,7 @@ use super::read_bounded;
 use crate::exit::{Code, ResultExt};
 use crate::flags;
 use crate::render;
+use crate::runner::{data, property};
 
 /// More than any workflow file is.
 const MAX_BYTES: u64 = 1024 * 1024;
@@ -115,10 +116,7 @@ fn annotate(drifts: &[Drift]) {
         return;
     }
     for drift in drifts {
-        let text = drift.to_string().replace('%', "%25").replace('\r', "%0D").replace('\n', "%0A");
-        // A name of a file comes from the change, too: in a property these end it.
-        let path = drift.path.replace('%', "%25").replace([':', ',', '\r', '\n'], "_");
-        eprintln!("::error file={path},line={}::{text}", drift.line);
+        eprintln!("::error file={},line={}::{}", property(&drift.path), drift.line, data(&drift.to_string()));
     }
 }
 

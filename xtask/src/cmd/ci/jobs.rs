@@ -2,8 +2,6 @@
 //! by variables and files; without GitHub results go to standard output.
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::io::Write;
 use std::path::Path;
 
 use anyhow::{Context, Result, anyhow, bail};
@@ -16,6 +14,7 @@ use super::read_bounded;
 use crate::exit::{Code, ResultExt};
 use crate::flags;
 use crate::render::{self, print};
+use crate::runner;
 
 /// More than a plan of a hundred thousand tests takes.
 const MAX_BYTES: u64 = 64 * 1024 * 1024;
@@ -33,7 +32,7 @@ pub(super) fn plan(root: &Path, settings: &Settings, flags: &flags::CiPlan) -> R
     }
     let shown = if base.is_empty() { "everything" } else { &base };
     let count = tests.count.map_or_else(|| "tests".to_owned(), |count| format!("{count} tests"));
-    summary(&format!("{count} in {} shards; compared with {shown}.\n", tests.shards.len()))?;
+    runner::summarise(&format!("{count} in {} shards; compared with {shown}.\n", tests.shards.len()))?;
     give(&plan::outputs(&tests, &base, event.may_write && settings.code_scanning))
 }
 
@@ -85,7 +84,7 @@ pub(super) fn gate(settings: &Settings, flags: &flags::CiGate) -> Result<()> {
     let needs = workflow::parse_needs(&needs.or_exit(Code::Configuration)?).or_exit(Code::PolicyViolated)?;
     let run_tests = merged(&flags.tests).or_exit(Code::PolicyViolated)?;
     let judgement = workflow::judge(&workflow::ci(settings), &needs, run_tests, settings.exact_test_plan);
-    summary(&render::ci::judgement_summary(&judgement))?;
+    runner::summarise(&render::ci::judgement_summary(&judgement))?;
     render::ci::judgement(&judgement, flags.json)?;
     if judgement.problems.is_empty() {
         return Ok(());
@@ -151,21 +150,7 @@ fn subject(service: &Value) -> Result<Value> {
 fn give(values: &BTreeMap<&str, String>) -> Result<()> {
     let text = outputs::write(values)?;
     match std::env::var_os("GITHUB_OUTPUT") {
-        Some(path) => append(Path::new(&path), &text),
+        Some(path) => runner::append(Path::new(&path), &text),
         None => print(&text),
     }
-}
-
-/// Adds to the page that GitHub shows of a run.
-fn summary(text: &str) -> Result<()> {
-    match std::env::var_os("GITHUB_STEP_SUMMARY") {
-        Some(path) => append(Path::new(&path), text),
-        None => Ok(()),
-    }
-}
-
-fn append(path: &Path, text: &str) -> Result<()> {
-    let file = fs::File::options().append(true).create(true).open(path);
-    file.and_then(|mut file| file.write_all(text.as_bytes()))
-        .with_context(|| format!("cannot write {}", path.display()))
 }

@@ -1,12 +1,11 @@
 //! The files that a run leaves: its report, JUnit for other tools, and what GitHub shows.
 
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use shard::Report;
 
-use crate::{flags, render};
+use crate::{flags, render, runner};
 
 /// Where the results of a run are.
 #[derive(Debug)]
@@ -74,13 +73,5 @@ fn tell_github(report: &Report) -> Result<()> {
         return Ok(());
     }
     eprint!("{}", render::github_annotations(report));
-    if let Some(path) = std::env::var_os("GITHUB_STEP_SUMMARY").filter(|path| !path.is_empty()) {
-        let path = PathBuf::from(path);
-        let mut file = std::fs::OpenOptions::new().create(true).append(true).open(&path);
-        file.as_mut()
-            .map_err(|error| std::io::Error::new(error.kind(), error.to_string()))
-            .and_then(|file| file.write_all(render::github_summary(report).as_bytes()))
-            .with_context(|| format!("cannot write {}", path.display()))?;
-    }
-    Ok(())
+    runner::summarise(&render::github_summary(report))
 }
