@@ -14,7 +14,7 @@ use crate::plan::ServicePlan;
 use crate::report::{BuildError, BuiltService};
 use crate::session::{Loaded, elapsed_ms};
 use crate::store::{Paths, State};
-use crate::{elf, leak, pack, sbom};
+use crate::{leak, pack, sbom};
 
 struct Assembled {
     image: Image,

@@ -6,7 +6,6 @@
 
 mod assemble;
 mod compile;
-mod elf;
 mod event;
 mod flags;
 mod fresh;

@@ -7,7 +7,9 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use oci_spec::image::{ANNOTATION_REF_NAME, Descriptor, ImageIndex, ImageManifest, MediaType};
+use oci_spec::image::{
+    ANNOTATION_REF_NAME, Descriptor, ImageIndex, ImageManifest, ImageManifestBuilder, MediaType,
+};
 use stdx::{Digest, DigestWriter, fs, json};
 
 const LAYOUT_FILE: &str = r#"{"imageLayoutVersion":"1.0.0"}"#;
@@ -27,6 +29,33 @@ pub struct Tagged {
     pub name: String,
     /// Digest of its manifest.
     pub digest: Digest,
+}
+
+/// A document about an image, which says so itself: an artifact manifest with a subject.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Referrer {
+    /// Digest of the artifact's manifest.
+    pub digest: Digest,
+    /// Its size in bytes.
+    pub size: u64,
+    /// What the artifact is.
+    pub artifact_type: String,
+    /// Of the artifact's manifest.
+    pub annotations: BTreeMap<String, String>,
+    /// The document itself.
+    pub content: Digest,
+}
+
+/// The document that stands for "no configuration".
+///
+/// Source: OCI image-spec, "Guidance for an Empty Descriptor".
+const EMPTY_JSON: &[u8] = b"{}";
+
+/// What an index entry is known by: the name of an image, or the digest of an artifact, which has none.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+enum Key {
+    Name(String),
+    Artifact(String),
 }
 
 /// A blob being written; it appears in the layout when it is finished.
@@ -113,8 +142,71 @@ impl Layout {
     /// # Errors
     /// When the index cannot be read as one.
     pub fn tags(&self) -> Result<Vec<Tagged>> {
-        let tags = self.index()?.into_iter();
-        tags.map(|(name, descriptor)| Ok(Tagged { name, digest: digest_of(&descriptor)? })).collect()
+        let named = self.index()?.into_iter().filter_map(|(key, descriptor)| match key {
+            Key::Name(name) => Some((name, descriptor)),
+            Key::Artifact(_) => None,
+        });
+        named.map(|(name, descriptor)| Ok(Tagged { name, digest: digest_of(&descriptor)? })).collect()
+    }
+
+    /// Attaches the document `content` to the manifest `subject`, which stays as it is: an artifact manifest is added that names
+    /// it. The same call again changes nothing.
+    ///
+    /// Source: OCI image-spec 1.1, "Guidelines for Artifact Usage".
+    pub fn attach(
+        &self,
+        subject: &Digest,
+        artifact_type: &str,
+        content: &[u8],
+        annotations: BTreeMap<String, String>,
+    ) -> Result<Referrer> {
+        let subject_size = self.document(subject)?.len() as u64;
+        let empty = descriptor(MediaType::EmptyJSON, &self.put(EMPTY_JSON)?, EMPTY_JSON.len() as u64)?;
+        let document = self.put(content)?;
+        let media_type = MediaType::Other(artifact_type.to_owned());
+        let manifest = ImageManifestBuilder::default()
+            .schema_version(2u32)
+            .media_type(MediaType::ImageManifest)
+            .artifact_type(media_type.clone())
+            .config(empty)
+            .layers(vec![descriptor(media_type.clone(), &document, content.len() as u64)?])
+            .subject(descriptor(MediaType::ImageManifest, subject, subject_size)?)
+            .annotations(annotations.clone().into_iter().collect::<std::collections::HashMap<_, _>>())
+            .build()?;
+        let manifest = json::canonical(&serde_json::to_value(manifest)?)?;
+        let digest = self.put(&manifest)?;
+        let size = manifest.len() as u64;
+        let mut entry = descriptor(MediaType::ImageManifest, &digest, size)?;
+        entry.set_artifact_type(Some(media_type));
+        let mut index = self.index()?;
+        index.insert(Key::Artifact(digest.to_string()), entry);
+        self.write_index(index)?;
+        Ok(Referrer { digest, size, artifact_type: artifact_type.to_owned(), annotations, content: document })
+    }
+
+    /// What is attached to the manifest `subject`, in order of digests.
+    pub fn referrers(&self, subject: &Digest) -> Result<Vec<Referrer>> {
+        let mut found = Vec::new();
+        for (key, entry) in self.index()? {
+            let Key::Artifact(_) = key else { continue };
+            let digest = digest_of(&entry)?;
+            let manifest = self.manifest(&digest)?;
+            let Some(of) = manifest.subject() else { continue };
+            let (Some(artifact_type), Some(content)) = (manifest.artifact_type(), manifest.layers().first())
+            else {
+                continue;
+            };
+            if digest_of(of)? == *subject {
+                found.push(Referrer {
+                    digest,
+                    size: entry.size(),
+                    artifact_type: artifact_type.to_string(),
+                    annotations: manifest.annotations().clone().unwrap_or_default().into_iter().collect(),
+                    content: digest_of(content)?,
+                });
+            }
+        }
+        Ok(found)
     }
 
     /// Lets `name` stand for the image whose manifest has this digest and size.
@@ -122,7 +214,7 @@ impl Layout {
         let mut index = self.index()?;
         let mut descriptor = descriptor(MediaType::ImageManifest, digest, size)?;
         descriptor.set_annotations(Some([(ANNOTATION_REF_NAME.to_owned(), name.to_owned())].into()));
-        index.insert(name.to_owned(), descriptor);
+        index.insert(Key::Name(name.to_owned()), descriptor);
         self.write_index(index)
     }
 
@@ -137,7 +229,7 @@ impl Layout {
         self.root.join("blobs/sha256")
     }
 
-    fn index(&self) -> Result<BTreeMap<String, Descriptor>> {
+    fn index(&self) -> Result<BTreeMap<Key, Descriptor>> {
         let path = self.root.join("index.json");
         let index: ImageIndex = serde_json::from_slice(&fs::read(&path)?).with_context(|| {
             format!(
@@ -146,12 +238,14 @@ impl Layout {
                 self.root.display()
             )
         })?;
-        let name =
-            |descriptor: &Descriptor| descriptor.annotations().as_ref()?.get(ANNOTATION_REF_NAME).cloned();
-        Ok(index.manifests().iter().filter_map(|entry| Some((name(entry)?, entry.clone()))).collect())
+        let name = |entry: &Descriptor| entry.annotations().as_ref()?.get(ANNOTATION_REF_NAME).cloned();
+        let key = |entry: &Descriptor| {
+            name(entry).map_or_else(|| Key::Artifact(entry.digest().to_string()), Key::Name)
+        };
+        Ok(index.manifests().iter().map(|entry| (key(entry), entry.clone())).collect())
     }
 
-    fn write_index(&self, images: BTreeMap<String, Descriptor>) -> Result<()> {
+    fn write_index(&self, images: BTreeMap<Key, Descriptor>) -> Result<()> {
         let manifests: Vec<_> = images.into_values().collect();
         let index = serde_json::json!({
             "schemaVersion": 2,
@@ -207,6 +301,24 @@ mod tests {
             Layout::open(folder.path()).unwrap().tags().unwrap(),
             [tagged("api", new), tagged("worker", old)]
         );
+    }
+
+    #[test]
+    fn what_is_attached_is_found_by_its_subject_and_the_subject_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let layout = Layout::create(folder.path()).unwrap();
+        let subject = layout.put(b"{}").unwrap();
+        let other = layout.put(b"{ }").unwrap();
+        layout.tag("api", &subject, 2).unwrap();
+        let annotations = BTreeMap::from([("a".to_owned(), "b".to_owned())]);
+        let attach = |content: &[u8]| {
+            layout.attach(&subject, "application/spdx+json", content, annotations.clone()).unwrap()
+        };
+        let attached = attach(b"one");
+        assert_eq!(attach(b"one"), attached);
+        assert_eq!(layout.referrers(&subject).unwrap(), [attached]);
+        assert_eq!(layout.referrers(&other).unwrap(), []);
+        assert_eq!(layout.tags().unwrap(), [Tagged { name: "api".into(), digest: subject }]);
     }
 
     #[test]

@@ -18,7 +18,7 @@ mod visit;
 pub use archive::write_archive;
 pub use image::{HealthCheck, Image, ImageSpec};
 pub use layer::{Compression, Layer};
-pub use layout::{Layout, Tagged};
+pub use layout::{Layout, Referrer, Tagged};
 pub use tree::{Entry, Source, Tree};
 pub use unpack::{RunConfig, Unpacked, unpack};
 pub use visit::{LayerFile, visit_files};

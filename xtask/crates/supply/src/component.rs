@@ -30,6 +30,13 @@ pub enum Ecosystem {
     CargoGit(String, String),
     /// A Cargo package of the workspace itself.
     CargoWorkspace,
+    /// A binary package of Debian.
+    Debian {
+        /// Its release, for instance `bookworm`.
+        codename: String,
+        /// In Debian's words, for instance `amd64` or `all`.
+        architecture: String,
+    },
     /// Anything that no package manager names.
     Generic,
 }
@@ -50,7 +57,7 @@ pub struct Hash(pub String);
 impl Component {
     /// The package URL.
     ///
-    /// Source: the package-url specification, types `cargo` and `generic`.
+    /// Source: the package-url specification, types `cargo`, `deb` and `generic`.
     pub fn purl(&self) -> String {
         let (name, version) = (encode(&self.name), encode(&self.version));
         match &self.ecosystem {
@@ -60,6 +67,13 @@ impl Component {
             }
             Ecosystem::CargoGit(url, commit) => {
                 format!("pkg:cargo/{name}@{version}?vcs_url={}", encode(&format!("git+{url}@{commit}")))
+            }
+            Ecosystem::Debian { codename, architecture } => {
+                format!(
+                    "pkg:deb/debian/{name}@{version}?arch={}&distro={}",
+                    encode(architecture),
+                    encode(codename)
+                )
             }
             // Not `cargo`: somebody else may own that name in the public registry.
             Ecosystem::CargoWorkspace | Ecosystem::Generic => format!("pkg:generic/{name}@{version}"),
@@ -103,6 +117,8 @@ mod tests {
         let purl = |ecosystem, version: &str| component(ecosystem, version).purl();
         assert_eq!(purl(Ecosystem::Cargo, "1.0.0+x"), "pkg:cargo/a-b@1.0.0%2Bx");
         assert_eq!(purl(Ecosystem::Generic, "2.36-9+deb12u1"), "pkg:generic/a-b@2.36-9%2Bdeb12u1");
+        let debian = Ecosystem::Debian { codename: "bookworm".into(), architecture: "amd64".into() };
+        assert_eq!(purl(debian, "2:1.0"), "pkg:deb/debian/a-b@2%3A1.0?arch=amd64&distro=bookworm");
         let git = Ecosystem::CargoGit("https://h/r".into(), "c0ffee".into());
         assert_eq!(purl(git, "1.0.0"), "pkg:cargo/a-b@1.0.0?vcs_url=git%2Bhttps%3A%2F%2Fh%2Fr%40c0ffee");
     }

@@ -10,7 +10,7 @@ use object::{Endianness, ReadRef, elf};
 
 /// Checks that the binary at `path` is an ELF file for `architecture` (Go's word) that starts in an empty root: it names no
 /// interpreter, so it needs no shared library.
-pub(crate) fn require_static(path: &Path, architecture: &str) -> Result<()> {
+pub fn require_static(path: &Path, architecture: &str) -> Result<()> {
     let cache = ReadCache::new(File::open(path).with_context(|| format!("cannot open {}", path.display()))?);
     let data = &cache;
     let class = data.read_bytes_at(0, 5).ok().and_then(|magic| magic.get(4).copied());

@@ -1,0 +1,7 @@
+//! ELF files: what a binary needs in order to start, which symbols its bytes belong to, and the form in which it goes into an
+//! image. The crate knows nothing of Cargo, images or why a file is looked at. Invariant: a file is hostile until parsed; no
+//! content makes a function panic or read without bound.
+
+mod needs;
+
+pub use needs::require_static;
