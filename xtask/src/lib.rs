@@ -50,6 +50,7 @@ fn run(flags: &Slipway) -> anyhow::Result<()> {
         Command::Test(flags) => cmd::test::run(flags),
         Command::Release(flags) => cmd::release::run(flags),
         Command::Scan(flags) => cmd::scan::run(flags),
+        Command::Deps(flags) => cmd::deps::run(flags),
         Command::Ci(flags) => cmd::ci::run(flags),
         Command::Deploy(flags) => cmd::deploy::run(flags),
         Command::Status(flags) => cmd::status::run(flags),

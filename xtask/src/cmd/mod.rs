@@ -4,6 +4,7 @@ pub(crate) mod admission;
 pub(crate) mod build;
 pub(crate) mod ci;
 pub(crate) mod deploy;
+pub(crate) mod deps;
 pub(crate) mod down;
 pub(crate) mod github;
 pub(crate) mod logs;

@@ -2,6 +2,7 @@
 
 pub(crate) mod ci;
 mod deploy;
+mod deps;
 mod github;
 mod progress;
 mod scan;
@@ -18,6 +19,7 @@ use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
 pub(crate) use deploy::{DeployProgress, deploy_plan, down, outcome, status};
+pub(crate) use deps::*;
 pub(crate) use github::{github, github_skipped};
 pub(crate) use progress::Progress;
 pub(crate) use scan::{Scanned, ScannedCheck, annotate, plain, scanned};

@@ -24,6 +24,8 @@ pub struct Closure {
     pub linked: BTreeMap<String, BTreeSet<String>>,
     /// Compiled and run to build it, and not in it: build scripts, procedural macros, and what these need.
     pub build_only: BTreeMap<String, BTreeSet<String>>,
+    /// By package: the packages that a compilation of it needs, whatever for.
+    pub edges: BTreeMap<String, BTreeSet<String>>,
 }
 
 /// What each service is made of.
@@ -72,10 +74,10 @@ impl Closures {
         if workspace.services.is_empty() {
             return Closures::of_libraries(workspace);
         }
-        let exact = command(workspace, cargo, scratch)
+        let exact = builds(workspace, cargo, scratch)
             .args(network.cargo_flag())
             .read()
-            .and_then(|text| parse(&text, workspace))
+            .and_then(|text| Graph::parse(&text, workspace)?.closures(workspace))
             .context("cannot read Cargo's unit graph");
         match exact {
             Ok(services) => Closures { services, warning: None },
@@ -89,6 +91,21 @@ impl Closures {
                 Closures { services: services.collect(), warning: Some(warning) }
             }
         }
+    }
+
+    /// What the tests of each service's package are made of, by service. Asks Cargo, compiles nothing.
+    ///
+    /// # Errors
+    /// When Cargo refuses, or its answer is not of the known format.
+    pub fn of_tests(
+        workspace: &Workspace,
+        cargo: &CargoConfig,
+        network: Network,
+        scratch: &Path,
+    ) -> Result<BTreeMap<String, Closure>> {
+        let text = tests(workspace, cargo, scratch).args(network.cargo_flag()).read();
+        let read = text.and_then(|text| Graph::parse(&text, workspace)?.test_closures(workspace));
+        read.context("cannot read Cargo's unit graph of the tests")
     }
 
     /// Whoever depends on a library links what the library needs, but for its tests.
@@ -105,15 +122,25 @@ impl Closures {
 }
 
 /// The command of a build of all services (see the decision on closed sets of services), asked for its plan.
-fn command(workspace: &Workspace, cargo_config: &CargoConfig, scratch: &Path) -> Cmd {
+fn builds(workspace: &Workspace, cargo_config: &CargoConfig, scratch: &Path) -> Cmd {
+    let services = workspace.services.values();
+    command("build", workspace, cargo_config, scratch)
+        .args(services.map(|service| format!("--bin={}", service.binary)))
+}
+
+/// The same of their tests.
+fn tests(workspace: &Workspace, cargo_config: &CargoConfig, scratch: &Path) -> Cmd {
+    command("test", workspace, cargo_config, scratch)
+}
+
+fn command(verb: &str, workspace: &Workspace, cargo_config: &CargoConfig, scratch: &Path) -> Cmd {
     let services = workspace.services.values();
     cargo()
-        .args(["build", "--locked", "--quiet", "--unit-graph", "-Zunstable-options"])
+        .args([verb, "--locked", "--quiet", "--unit-graph", "-Zunstable-options"])
         .arg(format!("--profile={}", workspace.settings.build.profile))
         .arg(format!("--target={}", cargo_config.target))
         .arg(format!("--target-dir={}", scratch.display()))
-        .args(services.clone().map(|service| format!("--package={}", service.package)))
-        .args(services.map(|service| format!("--bin={}", service.binary)))
+        .args(services.map(|service| format!("--package={}", service.package)))
         .env("RUSTC_BOOTSTRAP", "1")
         .env("CARGO_BUILD_BUILD_DIR", scratch)
         // Dependencies can hang on what is configured: `[target.'cfg(tokio_unstable)'.dependencies]`.
@@ -122,46 +149,68 @@ fn command(workspace: &Workspace, cargo_config: &CargoConfig, scratch: &Path) ->
         .cwd(&workspace.root)
 }
 
-fn parse(text: &str, workspace: &Workspace) -> Result<BTreeMap<String, Closure>> {
-    let graph: Graph = serde_json::from_str(text)?;
-    ensure!(graph.version == 1, "its format has version {}, and this program knows version 1", graph.version);
-    ensure!(graph.units.len() <= MOST_UNITS, "it has {} units", graph.units.len());
-    let known: BTreeSet<&str> =
-        workspace.metadata.packages.iter().map(|package| package.id.repr.as_str()).collect();
-    if let Some(unit) = graph.units.iter().find(|unit| !known.contains(unit.pkg_id.as_str())) {
-        bail!("it names the package {}, which the dependency graph does not have", unit.pkg_id);
-    }
-    let closure = |service: &Service| {
-        let is_root = |unit: &Unit| {
-            unit.pkg_id == service.package.repr
-                && unit.target.name == service.binary
-                && unit.target.kind.iter().any(|kind| kind == "bin")
-        };
-        let mut roots =
-            graph.roots.iter().filter_map(|index| graph.units.get(*index).map(|unit| (*index, unit)));
-        let (root, _) = roots
-            .find(|(_, unit)| is_root(unit))
-            .with_context(|| format!("it has no binary `{}` of {}", service.binary, service.name))?;
-        graph.closure(root)
-    };
-    workspace.services.iter().map(|(name, service)| Ok((name.clone(), closure(service)?))).collect()
-}
-
 impl Graph {
+    fn parse(text: &str, workspace: &Workspace) -> Result<Graph> {
+        let graph: Graph = serde_json::from_str(text)?;
+        ensure!(
+            graph.version == 1,
+            "its format has version {}, and this program knows version 1",
+            graph.version
+        );
+        ensure!(graph.units.len() <= MOST_UNITS, "it has {} units", graph.units.len());
+        let known: BTreeSet<&str> =
+            workspace.metadata.packages.iter().map(|package| package.id.repr.as_str()).collect();
+        if let Some(unit) = graph.units.iter().find(|unit| !known.contains(unit.pkg_id.as_str())) {
+            bail!("it names the package {}, which the dependency graph does not have", unit.pkg_id);
+        }
+        Ok(graph)
+    }
+
+    fn closures(&self, workspace: &Workspace) -> Result<BTreeMap<String, Closure>> {
+        let closure = |service: &Service| {
+            let is_root = |unit: &Unit| {
+                unit.pkg_id == service.package.repr
+                    && unit.target.name == service.binary
+                    && unit.target.kind.iter().any(|kind| kind == "bin")
+            };
+            let root = self.roots_that(is_root).next();
+            let missing = || format!("it has no binary `{}` of {}", service.binary, service.name);
+            self.closure([root.with_context(missing)?])
+        };
+        workspace.services.iter().map(|(name, service)| Ok((name.clone(), closure(service)?))).collect()
+    }
+
+    fn test_closures(&self, workspace: &Workspace) -> Result<BTreeMap<String, Closure>> {
+        let closure =
+            |service: &Service| self.closure(self.roots_that(|unit| unit.pkg_id == service.package.repr));
+        workspace.services.iter().map(|(name, service)| Ok((name.clone(), closure(service)?))).collect()
+    }
+
+    fn roots_that(&self, wanted: impl Fn(&Unit) -> bool) -> impl Iterator<Item = usize> {
+        self.roots.iter().copied().filter(move |index| self.units.get(*index).is_some_and(&wanted))
+    }
+
     /// What is compiled for the target and is no build script is linked; what else is compiled only builds.
-    fn closure(&self, root: usize) -> Result<Closure> {
+    fn closure(&self, roots: impl IntoIterator<Item = usize>) -> Result<Closure> {
         let mut closure = Closure::default();
-        let mut todo = vec![root];
+        let mut todo: Vec<usize> = roots.into_iter().collect();
         let mut seen = BTreeSet::new();
+        let get = |index: usize| self.units.get(index).context("it points to a unit that it does not have");
         while let Some(index) = todo.pop() {
             if !seen.insert(index) {
                 continue;
             }
-            let unit = self.units.get(index).context("it points to a unit that it does not have")?;
-            todo.extend(unit.dependencies.iter().map(|dependency| dependency.index));
+            let unit = get(index)?;
+            for dependency in &unit.dependencies {
+                todo.push(dependency.index);
+                let needed = &get(dependency.index)?.pkg_id;
+                if *needed != unit.pkg_id {
+                    closure.edges.entry(unit.pkg_id.clone()).or_default().insert(needed.clone());
+                }
+            }
             // Running a build script is a unit of its own, of the target, that compiles nothing.
             let set = match (unit.mode.as_str(), &unit.platform) {
-                ("build", Some(_)) => &mut closure.linked,
+                ("build" | "test", Some(_)) => &mut closure.linked,
                 ("build", None) => &mut closure.build_only,
                 _ => continue,
             };
@@ -184,7 +233,13 @@ fn resolved(workspace: &Workspace, package: &PackageId, follow: impl Fn(&NodeDep
             node.deps.iter().filter(|dependency| follow(dependency)).map(|dependency| &dependency.pkg),
         );
     }
-    Closure { linked, build_only: BTreeMap::new() }
+    let edge = |id: &String| {
+        let node = nodes.iter().find(|(known, _)| known.repr == *id)?.1;
+        let needed = node.deps.iter().filter(|dependency| follow(dependency));
+        Some((id.clone(), needed.map(|dependency| dependency.pkg.repr.clone()).collect()))
+    };
+    let edges = linked.keys().filter_map(edge).collect();
+    Closure { linked, build_only: BTreeMap::new(), edges }
 }
 
 #[cfg(test)]
@@ -221,10 +276,10 @@ mod tests {
                 unit("unrelated", target, "build", &[]),
             ],
         };
-        let closure = graph.closure(0).unwrap();
+        let closure = graph.closure([0]).unwrap();
         assert_eq!(closure.linked.keys().collect::<Vec<_>>(), ["app", "library", "shared"]);
         assert_eq!(closure.build_only.keys().collect::<Vec<_>>(), ["cc", "macro"]);
         let damaged = Graph { units: vec![unit("app", target, "build", &[7])], ..graph };
-        assert!(damaged.closure(0).is_err());
+        assert!(damaged.closure([0]).is_err());
     }
 }
