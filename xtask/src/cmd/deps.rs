@@ -1,7 +1,7 @@
 //! `cargo xtask deps`: ask Cargo what the services are made of, weigh it, and show it.
 
-use anyhow::{Result, anyhow};
 use ::deps::Report;
+use anyhow::{Result, anyhow};
 use workspace::{CargoConfig, Network, Settings, Workspace};
 
 use crate::exit::{Code, ResultExt};

@@ -14,7 +14,7 @@ use crate::plan::ServicePlan;
 use crate::report::{BuildError, BuiltService};
 use crate::session::{Loaded, elapsed_ms};
 use crate::store::{Paths, State};
-use crate::{leak, pack, sbom};
+use crate::{finished, leak, pack, sbom};
 
 struct Assembled {
     image: Image,
@@ -40,10 +40,13 @@ pub(crate) fn assemble(
     };
     let one = |service: &ServicePlan| {
         let started = Instant::now();
-        let binary = checked(loaded, compiled, service)?;
-        let packed = pack::pack(service, binary, &layout, state)
+        let sbom = sbom::sbom(&origin, &service.package);
+        let binary = paths.finished(&service.name);
+        finished::finish(linked(compiled, service)?, &supply::audit(&sbom)?, &binary)?;
+        check(loaded, &binary, service)?;
+        let packed = pack::pack(service, &binary, &layout, state)
             .with_context(|| format!("cannot pack the image of {}", service.name))?;
-        let sbom = supply::cyclonedx(&sbom::sbom(&origin, &service.package))?;
+        let sbom = supply::cyclonedx(&sbom)?;
         let built = BuiltService {
             name: service.name.clone(),
             version: service.version.clone(),
@@ -80,12 +83,17 @@ pub(crate) fn assemble(
     assembled.into_iter().map(publish).collect()
 }
 
-/// A service's binary, provided that it starts in its image and gives nothing of this machine away.
-fn checked<'a>(loaded: &Loaded, compiled: &'a Compiled, service: &ServicePlan) -> Result<&'a Path> {
+/// The binary as Cargo linked it.
+fn linked<'a>(compiled: &'a Compiled, service: &ServicePlan) -> Result<&'a Path> {
     let key = (service.package.clone(), service.binary.clone());
     let binary = compiled.binaries.get(&key).with_context(|| {
         format!("cargo did not build the binary `{}` of {}", service.binary, service.name)
     })?;
+    Ok(binary)
+}
+
+/// Refuses a binary that does not start in its image, or gives something of this machine away.
+fn check(loaded: &Loaded, binary: &Path, service: &ServicePlan) -> Result<()> {
     elf::require_static(binary, &service.image.architecture)?;
     let home = std::env::home_dir();
     let leaks = leak::leaks(binary, &loaded.plan.remaps, home.as_deref(), &loaded.members)?;
@@ -93,15 +101,16 @@ fn checked<'a>(loaded: &Loaded, compiled: &'a Compiled, service: &ServicePlan) -
         let leaks = leaks.into_iter().collect();
         return Err(BuildError::Leaks { service: service.name.clone(), leaks }.into());
     }
-    Ok(binary)
+    Ok(())
 }
 
 /// The files that must stay as they are for a report to hold.
-pub(crate) fn outputs(services: &[BuiltService], layout: &Path) -> Result<Vec<PathBuf>> {
-    let layout = Layout::open(layout)?;
+pub(crate) fn outputs(services: &[BuiltService], paths: &Paths) -> Result<Vec<PathBuf>> {
+    let layout = Layout::open(&paths.layout())?;
     let mut files = Vec::new();
     for service in services {
         files.extend([service.sbom_path.clone(), layout.blob_path(&service.sbom)]);
+        files.push(paths.finished(&service.name));
         files.push(layout.blob_path(&service.image));
         files.push(layout.blob_path(&layout.config(&service.image)?));
         files.extend(service.layers.iter().map(|layer| layout.blob_path(&layer.digest)));

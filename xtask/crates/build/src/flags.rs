@@ -72,6 +72,10 @@ pub(crate) fn rustflags(cargo: &CargoConfig, toolchain: &Toolchain, remaps: &[Re
         "the rustflags ask for `target-cpu=native`: such an image runs on processors like this one only; name a processor"
     );
     let mut flags = cargo.image_rustflags();
+    if !flags.iter().any(|flag| flag.contains("symbol-mangling-version")) {
+        // The names of this version say which crate a generic function was compiled for.
+        flags.push("-Csymbol-mangling-version=v0".to_owned());
+    }
     flags.extend(
         remaps.iter().map(|remap| format!("--remap-path-prefix={}={}", remap.from.display(), remap.to)),
     );
@@ -95,7 +99,8 @@ pub(crate) fn environment(
     set("CARGO_ENCODED_RUSTFLAGS", rustflags.join("\x1f"));
     set("CARGO_INCREMENTAL", "0".to_owned());
     let profile_key = profile.to_uppercase().replace('-', "_");
-    set(&format!("CARGO_PROFILE_{profile_key}_STRIP"), "symbols".to_owned());
+    // Symbols tell whose the bytes are; the binary in the image has none.
+    set(&format!("CARGO_PROFILE_{profile_key}_STRIP"), "debuginfo".to_owned());
     set("SOURCE_DATE_EPOCH", inherited("SOURCE_DATE_EPOCH").unwrap_or_else(|| SOURCE_DATE_EPOCH.to_owned()));
     set("CONST_RANDOM_SEED", Digest::of(lock).hex());
     set("TZ", "UTC".to_owned());
@@ -147,6 +152,7 @@ mod tests {
             "--cfg",
             "tokio_unstable",
             "-Ctarget-feature=+crt-static",
+            "-Csymbol-mangling-version=v0",
             "--remap-path-prefix=/w=/workspace",
             "--remap-path-scope=object",
         ];
@@ -181,7 +187,7 @@ mod tests {
             env["CXXFLAGS_x86_64_unknown_linux_gnu"].as_deref(),
             Some("-ffile-prefix-map=/w=/workspace")
         );
-        assert_eq!(env["CARGO_PROFILE_DIST_SMALL_STRIP"].as_deref(), Some("symbols"));
+        assert_eq!(env["CARGO_PROFILE_DIST_SMALL_STRIP"].as_deref(), Some("debuginfo"));
         assert_eq!(env["SOURCE_DATE_EPOCH"].as_deref(), Some(SOURCE_DATE_EPOCH));
         assert_eq!(env["USER"], None);
     }

@@ -7,6 +7,7 @@
 mod assemble;
 mod compile;
 mod event;
+mod finished;
 mod flags;
 mod fresh;
 mod git;
@@ -26,4 +27,4 @@ pub use git::GitState;
 pub use leak::Leak;
 pub use plan::{Plan, ServicePlan};
 pub use report::{BuildError, BuiltLayer, BuiltService, Report};
-pub use session::{Loaded, Session, layout, output_folder};
+pub use session::{Loaded, Session, finished_folder, layout, linked_folder, output_folder};

@@ -141,7 +141,7 @@ fn environment(
 }
 
 /// The folder that Cargo keeps a profile's output in.
-fn profile_folder(profile: &str) -> &str {
+pub(crate) fn profile_folder(profile: &str) -> &str {
     if profile == "bench" { "release" } else { profile }
 }
 

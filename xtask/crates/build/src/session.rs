@@ -61,6 +61,17 @@ pub fn output_folder(root: &Path) -> Result<PathBuf> {
     Ok(Paths::new(root, &workspace::target_dir(root)?).folder().to_owned())
 }
 
+/// Where Cargo leaves the binaries of images, symbols included.
+pub fn linked_folder(root: &Path, target: &str, profile: &str) -> Result<PathBuf> {
+    let build_dir = Paths::new(root, &workspace::target_dir(root)?).build_dir();
+    Ok(build_dir.join(target).join(plan::profile_folder(profile)))
+}
+
+/// Where the binaries are as they go into images, by name of the service.
+pub fn finished_folder(root: &Path) -> Result<PathBuf> {
+    Ok(Paths::new(root, &workspace::target_dir(root)?).finished_folder())
+}
+
 impl Session {
     /// Opens the workspace at `root`: reads `slipway.yaml` and where the source stands, no more.
     pub fn open(root: &Path) -> Result<Session> {
@@ -193,7 +204,7 @@ impl Session {
         if let Some(observed) = inputs::observed(&loaded.plan, &loaded.cargo, &loaded.members)? {
             inputs.extend(observed.files, &observed.env)?;
             stale::note(&mut state, &inputs);
-            let files = outputs(&report.services, &report.layout)?.into_iter().collect();
+            let files = outputs(&report.services, &self.paths)?.into_iter().collect();
             let outputs = Inputs::take(Sources { files, ..Sources::default() })?;
             if inputs.is_untouched_since(begun) {
                 state.results.insert(selection, Remembered { inputs, outputs, report: report.clone() });

@@ -83,6 +83,16 @@ impl Paths {
         self.folder.join("sbom").join(format!("{service}.cdx.json"))
     }
 
+    /// The binaries of services as they go into images.
+    pub(crate) fn finished_folder(&self) -> PathBuf {
+        self.folder.join("finished")
+    }
+
+    /// The binary of a service as it goes into its image.
+    pub(crate) fn finished(&self, service: &str) -> PathBuf {
+        self.finished_folder().join(service)
+    }
+
     fn state(&self) -> PathBuf {
         self.folder.join("state.json")
     }

@@ -128,9 +128,7 @@ impl Source {
             None => Source::Path,
             Some(text) => match text.strip_prefix("git+") {
                 Some(git) => Source::Git(git.to_owned()),
-                None => {
-                    Source::Registry(text.strip_prefix("registry+").unwrap_or(text).to_owned())
-                }
+                None => Source::Registry(text.strip_prefix("registry+").unwrap_or(text).to_owned()),
             },
         }
     }
@@ -197,8 +195,7 @@ fn service(
             used.insert(id.clone(), Used { package, class, features: features.clone() });
         }
     }
-    let compiled: BTreeSet<(&str, &str, &str)> =
-        used.values().map(|one| identity(&one.package)).collect();
+    let compiled: BTreeSet<(&str, &str, &str)> = used.values().map(|one| identity(&one.package)).collect();
     let absent = locked.iter().filter(|one| !compiled.contains(&identity(one))).cloned().collect();
     let mut edges = closure.edges.clone();
     for (from, to) in &tests.edges {
@@ -289,7 +286,8 @@ impl Service {
             for chain in &chains {
                 let Some(last) = chain.last() else { continue };
                 let nearer = self.edges.iter().filter(|(id, needed)| {
-                    distances.get(id.as_str()).is_some_and(|one| one + 1 == *distance) && needed.contains(*last)
+                    distances.get(id.as_str()).is_some_and(|one| one + 1 == *distance)
+                        && needed.contains(*last)
                 });
                 longer.extend(nearer.map(|(id, _)| [chain.as_slice(), &[id.as_str()]].concat()));
                 longer.truncate(MOST_CHAINS);

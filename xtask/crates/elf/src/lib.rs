@@ -2,6 +2,8 @@
 //! image. The crate knows nothing of Cargo, images or why a file is looked at. Invariant: a file is hostile until parsed; no
 //! content makes a function panic or read without bound.
 
+mod finish;
 mod needs;
 
+pub use finish::finish;
 pub use needs::require_static;

@@ -24,7 +24,7 @@ pub struct Split {
     pub linked: BTreeSet<PackageId>,
     /// Compiled to build it, and not in it: build scripts, procedural macros, and what these need.
     pub build_only: BTreeSet<PackageId>,
-    /// By linked package: the packages it calls on, all linked as well.
+    /// By package: the packages that its code calls on, that its build script calls on, and its procedural macros.
     pub edges: BTreeMap<PackageId, BTreeSet<PackageId>>,
 }
 
@@ -75,9 +75,7 @@ impl<'a> Walk<'a> {
         if !self.units.contains_key(&(&dep.pkg, dep_host)) {
             return;
         }
-        if !dep_host {
-            self.split.edges.entry(package.clone()).or_default().insert(dep.pkg.clone());
-        }
+        self.split.edges.entry(package.clone()).or_default().insert(dep.pkg.clone());
         self.visit(&dep.pkg, dep_host);
     }
 
