@@ -4,6 +4,8 @@
 
 mod finish;
 mod needs;
+mod symbols;
 
 pub use finish::finish;
 pub use needs::require_static;
+pub use symbols::{Section, Symbol, archive_symbols, sections, symbols};
