@@ -105,6 +105,11 @@ pub(crate) fn report(error: &Error) -> ExitCode {
              named, and read the file at compile time (`include_str!`, `include_bytes!`) or at run time from a path that is given"
         );
     }
+    if let Some(BuildError::CannotStart { problems, .. }) = error.downcast_ref() {
+        for problem in problems {
+            eprintln!("  {problem}; {}", problem.cure());
+        }
+    }
     ExitCode::from(code(error) as u8)
 }
 
@@ -122,7 +127,7 @@ fn code(error: &Error) -> Code {
     }
     match error.downcast_ref::<BuildError>() {
         Some(BuildError::Refused(_)) => Code::Configuration,
-        Some(BuildError::Failed(_)) => Code::BuildFailed,
+        Some(BuildError::Failed(_) | BuildError::CannotStart { .. }) => Code::BuildFailed,
         Some(BuildError::Leaks { .. }) => Code::NotReproducible,
         Some(BuildError::Interrupted) => Code::Interrupted,
         None => Code::Other,

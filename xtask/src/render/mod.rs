@@ -35,24 +35,48 @@ pub(crate) fn plan(loaded: &Loaded, as_json: bool) -> Result<()> {
         eprintln!("warning: {warning}");
     }
     let plan = &loaded.plan;
+    // It explains, and decides nothing here: a machine without a C compiler still has a plan.
+    let break_even = loaded.break_even().ok();
     if as_json {
-        return document("slipway.build-plan/1", serde_json::to_value(plan)?);
+        let mut value = serde_json::to_value(plan)?;
+        value["break_even"] = serde_json::to_value(break_even)?;
+        return document("slipway.build-plan/1", value);
     }
     let mut text = format!("in {}\n", plan.root.display());
-    for (name, value) in &plan.env {
-        match value {
-            Some(value) => writeln!(text, "  {name}={}", value.replace('\x1f', " "))?,
-            None => writeln!(text, "  unset {name}")?,
+    for plan in plan.invocations() {
+        for (name, value) in &plan.env {
+            match value {
+                Some(value) => writeln!(text, "  {name}={}", value.replace('\x1f', " "))?,
+                None => writeln!(text, "  unset {name}")?,
+            }
         }
+        writeln!(text, "  {}", plan.command())?;
     }
-    writeln!(text, "  {}", plan.command())?;
+    text += &break_even.map(linking).unwrap_or_default();
     for service in &plan.services {
-        writeln!(text, "pack {} from {}", service.name, service.binary_path.display())?;
+        let (name, path) = (&service.name, service.binary_path.display());
+        writeln!(text, "pack {name} on the base {} from {path}", service.base)?;
         for (from, to) in &service.assets {
             writeln!(text, "  copy {} to {to}", from.display())?;
         }
     }
     print(&text)
+}
+
+/// The arithmetic behind `base: auto`.
+fn linking(even: ::build::BreakEven) -> String {
+    let ::build::BreakEven { sizes, services, shared_from } = even;
+    let choice = match even.choice() {
+        workspace::Linkage::Static => "static",
+        workspace::Linkage::Shared => "shared",
+    };
+    format!(
+        "linking {services} services: static {services} x {} = {}, shared {} once; shared is smaller from {shared_from} services on, \
+         so `auto` is {choice} here\n",
+        bytes(sizes.static_extra),
+        bytes(services * sizes.static_extra),
+        bytes(sizes.shared),
+    )
 }
 
 /// Prints what a build gave.

@@ -1,6 +1,11 @@
-//! Root filesystems that images start from. There is one so far, `static`: for binaries that need no shared library. Nothing
-//! in it is taken from the building machine: certificates and time zones are those of the crates that this tool is built
-//! with, so that every machine with the same version of the tool makes the same bytes.
+//! Root filesystems that images start from, and the proof that what is in one can be started. The crate knows nothing of
+//! Cargo, services or why an image is made. Invariant: what the base `static` and what Debian's packages bring depends on no
+//! state of the building machine; only `closure` takes files from it, and names each by digest.
+
+mod closure;
+mod loader;
+mod proof;
+mod root;
 
 use std::collections::BTreeMap;
 
@@ -8,6 +13,10 @@ use anyhow::Result;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use oci::{Source, Tree};
+
+pub use closure::{Closure, Library, closure};
+pub use proof::{Kind, Problem, Start, prove};
+pub use root::{Root, tree_of_folder};
 
 /// Where programs look for the certificates of public authorities.
 pub const CA_BUNDLE: &str = "/etc/ssl/certs/ca-certificates.crt";
@@ -27,7 +36,8 @@ pub struct Component {
     pub description: &'static str,
 }
 
-/// The `static` base: users, name service order, certificates, time zones and an empty `/tmp`.
+/// The `static` base, for binaries that need no shared library. Certificates and time zones are those of the crates that this
+/// tool is built with, so that every machine with the same version of the tool makes the same bytes: users, name service order, certificates, time zones and an empty `/tmp`.
 pub fn static_root(user: u32) -> Result<Tree> {
     let mut tree = Tree::new();
     tree.dir("tmp", 0o1777, 0)?;

@@ -7,6 +7,7 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 use oci::{Image, Layout};
 use stdx::Digest;
+use workspace::Linkage;
 
 use crate::compile::Compiled;
 use crate::event::{Event, Reporter};
@@ -14,7 +15,7 @@ use crate::plan::ServicePlan;
 use crate::report::{BuildError, BuiltService};
 use crate::session::{Loaded, elapsed_ms};
 use crate::store::{Paths, State};
-use crate::{finished, leak, pack, sbom};
+use crate::{finished, leak, pack, root, sbom};
 
 struct Assembled {
     image: Image,
@@ -40,12 +41,15 @@ pub(crate) fn assemble(
     };
     let one = |service: &ServicePlan| {
         let started = Instant::now();
-        let sbom = sbom::sbom(&origin, &service.package);
+        let mut sbom = sbom::sbom(&origin, &service.package);
         let binary = paths.finished(&service.name);
         finished::finish(linked(compiled, service)?, &supply::audit(&sbom)?, &binary)?;
         check(loaded, &binary, service)?;
-        let packed = pack::pack(service, &binary, &layout, state)
+        let root = root::root(service, &binary, &loaded.plan.target)
+            .with_context(|| format!("cannot make the root of the image of {}", service.name))?;
+        let packed = pack::pack(service, &binary, &root, &layout, state)
             .with_context(|| format!("cannot pack the image of {}", service.name))?;
+        root.describe(&mut sbom);
         let sbom = supply::cyclonedx(&sbom)?;
         let built = BuiltService {
             name: service.name.clone(),
@@ -94,7 +98,9 @@ fn linked<'a>(compiled: &'a Compiled, service: &ServicePlan) -> Result<&'a Path>
 
 /// Refuses a binary that does not start in its image, or gives something of this machine away.
 fn check(loaded: &Loaded, binary: &Path, service: &ServicePlan) -> Result<()> {
-    elf::require_static(binary, &service.image.architecture)?;
+    if service.linkage() == Linkage::Static {
+        elf::require_static(binary, &service.image.architecture)?;
+    }
     let home = std::env::home_dir();
     let leaks = leak::leaks(binary, &loaded.plan.remaps, home.as_deref(), &loaded.members)?;
     if !leaks.is_empty() {

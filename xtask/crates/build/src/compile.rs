@@ -28,11 +28,22 @@ pub(crate) struct Compiled {
     pub(crate) compiled: usize,
 }
 
-/// Runs the plan's cargo invocation; `interrupted` ends it.
+/// Runs the plan's cargo invocations, one after the other; `interrupted` ends it.
 ///
 /// # Errors
 /// When Cargo cannot be started, is interrupted, or fails; what the compiler said was reported before.
 pub(crate) fn compile(plan: &Plan, reporter: &dyn Reporter, interrupted: &AtomicBool) -> Result<Compiled> {
+    let mut all = Compiled::default();
+    for plan in plan.invocations() {
+        let compiled = invoke(plan, reporter, interrupted)?;
+        all.units.extend(compiled.units);
+        all.binaries.extend(compiled.binaries);
+        all.compiled += compiled.compiled;
+    }
+    Ok(all)
+}
+
+fn invoke(plan: &Plan, reporter: &dyn Reporter, interrupted: &AtomicBool) -> Result<Compiled> {
     let mut command = plan.command().to_std()?;
     // The variables that `cargo run` gave this program describe this program.
     for (name, _) in std::env::vars_os() {

@@ -1,5 +1,5 @@
-//! The flags and variables that keep this machine out of the bits: where things lie is replaced by fixed names, links are
-//! static, and what build scripts may read of the clock and of chance is fixed. The user's own flags stay, in front of ours.
+//! The flags and variables that keep this machine out of the bits: where things lie is replaced by fixed names, how
+//! a binary is linked follows its base, and what build scripts may read of the clock and of chance is fixed. The user's own flags stay, in front of ours.
 //!
 //! Source of the order: rustc applies the last `--remap-path-prefix` that matches, so general prefixes come first.
 
@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Result, ensure};
 use cargo_metadata::Metadata;
 use stdx::Digest;
-use workspace::CargoConfig;
+use workspace::{CargoConfig, Linkage};
 
 use crate::toolchain::Toolchain;
 
@@ -65,13 +65,18 @@ pub(crate) fn remaps(
 ///
 /// # Errors
 /// When the user's flags make binaries that only run on processors like this one.
-pub(crate) fn rustflags(cargo: &CargoConfig, toolchain: &Toolchain, remaps: &[Remap]) -> Result<Vec<String>> {
+pub(crate) fn rustflags(
+    cargo: &CargoConfig,
+    linkage: Linkage,
+    toolchain: &Toolchain,
+    remaps: &[Remap],
+) -> Result<Vec<String>> {
     let native = cargo.rustflags.iter().any(|flag| flag.ends_with("target-cpu=native"));
     ensure!(
         !native,
         "the rustflags ask for `target-cpu=native`: such an image runs on processors like this one only; name a processor"
     );
-    let mut flags = cargo.image_rustflags();
+    let mut flags = cargo.linking_rustflags(linkage);
     if !flags.iter().any(|flag| flag.contains("symbol-mangling-version")) {
         // The names of this version say which crate a generic function was compiled for.
         flags.push("-Csymbol-mangling-version=v0".to_owned());
@@ -147,7 +152,9 @@ mod tests {
     #[test]
     fn the_users_flags_stay_and_come_first() {
         let remaps = [Remap { from: "/w".into(), to: "/workspace".into() }];
-        let flags = rustflags(&cargo(&["--cfg", "tokio_unstable"]), &toolchain("1.95.0"), &remaps).unwrap();
+        let flags =
+            rustflags(&cargo(&["--cfg", "tokio_unstable"]), Linkage::Static, &toolchain("1.95.0"), &remaps)
+                .unwrap();
         let expected = [
             "--cfg",
             "tokio_unstable",
@@ -157,13 +164,15 @@ mod tests {
             "--remap-path-scope=object",
         ];
         assert_eq!(flags, expected);
-        let older = rustflags(&cargo(&[]), &toolchain("1.94.1"), &remaps).unwrap();
-        assert!(!older.iter().any(|flag| flag.contains("scope")));
+        let older = rustflags(&cargo(&[]), Linkage::Shared, &toolchain("1.94.1"), &remaps).unwrap();
+        assert!(!older.iter().any(|flag| flag.contains("scope") || flag.contains("crt-static")));
     }
 
     #[test]
     fn flags_for_this_processor_alone_are_refused() {
-        let error = rustflags(&cargo(&["-C", "target-cpu=native"]), &toolchain("1.95.0"), &[]).unwrap_err();
+        let error =
+            rustflags(&cargo(&["-C", "target-cpu=native"]), Linkage::Static, &toolchain("1.95.0"), &[])
+                .unwrap_err();
         assert!(error.to_string().contains("target-cpu=native"));
     }
 

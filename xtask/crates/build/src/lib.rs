@@ -5,6 +5,7 @@
 //! Invariant: what is reported as unchanged was compared by content with what was built, never trusted by file times alone.
 
 mod assemble;
+mod bases;
 mod compile;
 mod event;
 mod finished;
@@ -16,12 +17,14 @@ mod leak;
 mod pack;
 mod plan;
 mod report;
+mod root;
 mod sbom;
 mod session;
 mod stale;
 mod store;
 mod toolchain;
 
+pub use bases::{BreakEven, Sizes};
 pub use event::{Event, Reporter};
 pub use git::GitState;
 pub use leak::Leak;

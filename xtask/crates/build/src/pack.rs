@@ -12,6 +12,7 @@ use stdx::{Digest, json};
 
 use crate::plan::{ServicePlan, program};
 use crate::report::BuiltLayer;
+use crate::root::Rooted;
 use crate::store::State;
 
 /// An image whose layers are in the layout, and whose documents and name are not.
@@ -27,14 +28,15 @@ pub(crate) struct Packed {
 pub(crate) fn pack(
     plan: &ServicePlan,
     binary: &Path,
+    root: &Rooted,
     layout: &Layout,
     state: &Mutex<State>,
 ) -> Result<Packed> {
-    let trees = [
-        ("slipway: users, certificates, time zones", base::static_root(plan.user)?),
+    let above = vec![
         ("slipway: assets and data folders", assets(plan)?),
         ("slipway: binary", binary_tree(plan, binary)?),
     ];
+    let trees = root.image(plan, above)?;
     let mut spec = plan.image.clone();
     let mut layers = Vec::new();
     for (comment, tree) in trees.into_iter().filter(|(_, tree)| !tree.is_empty()) {

@@ -8,7 +8,7 @@ use cargo_metadata::Package;
 use oci::{HealthCheck, ImageSpec};
 use serde::Serialize;
 use stdx::Cmd;
-use workspace::{CargoConfig, Service, ServiceConfig, Workspace};
+use workspace::{Base, CargoConfig, Linkage, Service, ServiceConfig, Workspace};
 
 use crate::flags::{self, Remap};
 use crate::git::GitState;
@@ -33,6 +33,9 @@ pub struct Plan {
     pub git: Option<GitState>,
     /// The images, by name of the service.
     pub services: Vec<ServicePlan>,
+    /// A second cargo invocation, for services that are linked in the other way; it has no services of its own here.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub also: Option<Box<Plan>>,
     /// Paths of this machine that no binary may hold.
     #[serde(skip)]
     pub(crate) remaps: Vec<Remap>,
@@ -56,6 +59,8 @@ pub struct ServicePlan {
     pub assets: Vec<(PathBuf, String)>,
     /// User and group id.
     pub user: u32,
+    /// What its root is made of; never `auto`.
+    pub base: Base,
     /// The image without its layers.
     #[serde(skip)]
     pub(crate) image: ImageSpec,
@@ -77,22 +82,52 @@ pub(crate) struct Facts<'a> {
 }
 
 /// Plans the images of `selected`.
-pub(crate) fn plan(facts: &Facts<'_>, selected: &[&Service]) -> Result<Plan> {
+pub(crate) fn plan(facts: &Facts<'_>, selected: &[(&Service, Base)]) -> Result<Plan> {
+    let linked = |linkage| {
+        let of = selected.iter().filter(|(_, base)| base.linkage() == Some(linkage));
+        of.map(|(service, _)| *service).collect::<Vec<_>>()
+    };
+    let (alone, shared) = (linked(Linkage::Static), linked(Linkage::Shared));
+    let mut plan = match shared.as_slice() {
+        [] => invocation(facts, Linkage::Static, &alone)?,
+        _ if alone.is_empty() => invocation(facts, Linkage::Shared, &shared)?,
+        _ => {
+            let also = Some(Box::new(invocation(facts, Linkage::Shared, &shared)?));
+            Plan { also, ..invocation(facts, Linkage::Static, &alone)? }
+        }
+    };
+    plan.services =
+        selected.iter().map(|(service, base)| service_plan(facts, service, base)).collect::<Result<_>>()?;
+    Ok(plan)
+}
+
+/// Flags hold for all that one cargo invocation compiles, so that each way of linking has an invocation and an output folder of
+/// its own. Features are resolved for all services in both: which base another service has changes no bits of this one.
+fn invocation(facts: &Facts<'_>, linkage: Linkage, selected: &[&Service]) -> Result<Plan> {
     let Facts { workspace, cargo, .. } = facts;
     let profile = workspace.settings.build.profile.clone();
-    let remaps = flags::remaps(&workspace.root, cargo, facts.build_dir, facts.toolchain, &workspace.metadata);
-    let rustflags = flags::rustflags(cargo, facts.toolchain, &remaps)?;
+    let build_dir = build_dir(facts, linkage);
+    let remaps = flags::remaps(&workspace.root, cargo, &build_dir, facts.toolchain, &workspace.metadata);
+    let rustflags = flags::rustflags(cargo, linkage, facts.toolchain, &remaps)?;
     Ok(Plan {
         root: workspace.root.clone(),
         target: cargo.target.clone(),
-        build_dir: facts.build_dir.to_owned(),
-        cargo_args: cargo_args(workspace, cargo, facts.build_dir, selected),
-        env: environment(facts, &profile, &rustflags, &remaps)?,
+        cargo_args: cargo_args(workspace, cargo, &build_dir, selected),
+        env: environment(facts, &build_dir, &profile, &rustflags, &remaps)?,
+        build_dir,
         git: facts.git.cloned(),
-        services: selected.iter().map(|service| service_plan(facts, service)).collect::<Result<_>>()?,
+        services: Vec::new(),
+        also: None,
         profile,
         remaps,
     })
+}
+
+fn build_dir(facts: &Facts<'_>, linkage: Linkage) -> PathBuf {
+    match linkage {
+        Linkage::Static => facts.build_dir.to_owned(),
+        Linkage::Shared => facts.build_dir.join("shared"),
+    }
 }
 
 /// The set of services is closed: features are resolved for all of them, whichever binaries are asked for, so that building
@@ -118,6 +153,7 @@ fn cargo_args(
 
 fn environment(
     facts: &Facts<'_>,
+    build_dir: &Path,
     profile: &str,
     rustflags: &[String],
     remaps: &[Remap],
@@ -130,7 +166,7 @@ fn environment(
     }
     let mut env = flags::environment(facts.cargo, profile, facts.lock, rustflags, remaps, facts.env);
     // Cargo's own setting for intermediate files would lead them away from where this build looks for them.
-    env.insert("CARGO_BUILD_BUILD_DIR".to_owned(), Some(facts.build_dir.display().to_string()));
+    env.insert("CARGO_BUILD_BUILD_DIR".to_owned(), Some(build_dir.display().to_string()));
     let forced = facts.cargo.forced_env.iter().find(|name| env.contains_key(*name));
     if let Some(name) = forced {
         bail!(
@@ -145,11 +181,11 @@ pub(crate) fn profile_folder(profile: &str) -> &str {
     if profile == "bench" { "release" } else { profile }
 }
 
-fn service_plan(facts: &Facts<'_>, service: &Service) -> Result<ServicePlan> {
+fn service_plan(facts: &Facts<'_>, service: &Service, base: &Base) -> Result<ServicePlan> {
     let package = facts.workspace.package(service);
     let profile = &facts.workspace.settings.build.profile;
-    let binary_path =
-        facts.build_dir.join(&facts.cargo.target).join(profile_folder(profile)).join(&service.binary);
+    let build_dir = build_dir(facts, base.linkage().unwrap_or(Linkage::Static));
+    let binary_path = build_dir.join(&facts.cargo.target).join(profile_folder(profile)).join(&service.binary);
     let assets = &service.config.image.assets;
     Ok(ServicePlan {
         name: service.name.clone(),
@@ -159,6 +195,7 @@ fn service_plan(facts: &Facts<'_>, service: &Service) -> Result<ServicePlan> {
         binary_path,
         assets: assets.iter().map(|asset| (service.folder.join(&asset.from), asset.to.clone())).collect(),
         user: service.config.image.user,
+        base: base.clone(),
         image: image(facts, service, package)?,
         package: service.package.clone(),
     })
@@ -253,14 +290,28 @@ fn architecture(target: &str) -> Result<&'static str> {
     found.with_context(|| format!("images for the target {target} are not supported"))
 }
 
+impl ServicePlan {
+    /// How its binary is linked.
+    pub(crate) fn linkage(&self) -> Linkage {
+        self.base.linkage().unwrap_or(Linkage::Static)
+    }
+}
+
 impl Plan {
     /// Where Cargo keeps what runs on this machine, and what is made for the target.
-    pub(crate) fn profile_folders(&self) -> [PathBuf; 2] {
+    pub(crate) fn profile_folders(&self) -> Vec<PathBuf> {
         let profile = profile_folder(&self.profile);
-        [self.build_dir.join(profile), self.build_dir.join(&self.target).join(profile)]
+        let of =
+            |plan: &Plan| [plan.build_dir.join(profile), plan.build_dir.join(&plan.target).join(profile)];
+        self.invocations().flat_map(of).collect()
     }
 
-    /// The one cargo invocation.
+    /// This plan's cargo invocation, and the second one where there is one.
+    pub fn invocations(&self) -> impl Iterator<Item = &Plan> {
+        [self].into_iter().chain(self.also.as_deref())
+    }
+
+    /// The cargo invocation; `also` has one of its own.
     pub fn command(&self) -> Cmd {
         let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
         let mut cmd = Cmd::new(cargo).args(&self.cargo_args).cwd(&self.root);

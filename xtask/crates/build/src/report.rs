@@ -28,6 +28,14 @@ pub enum BuildError {
         /// The paths, some of them where there are many.
         leaks: Vec<Leak>,
     },
+    /// Something in an image could not be started.
+    #[error("the image {image} could not be started, so it is not published")]
+    CannotStart {
+        /// Name of the service or image.
+        image: String,
+        /// Why not.
+        problems: Vec<base::Problem>,
+    },
     /// The user asked to stop.
     #[error("interrupted")]
     Interrupted,

@@ -13,6 +13,7 @@ use oci::Layout;
 use workspace::{CargoConfig, Service, ServiceConfig, Settings, Workspace};
 
 use crate::assemble::{assemble, outputs};
+use crate::bases::{self, BreakEven};
 use crate::compile::{Compiled, compile};
 use crate::event::{Event, Reporter};
 use crate::fresh::{Inputs, Sources};
@@ -21,7 +22,7 @@ use crate::plan::{self, Facts, Plan};
 use crate::report::{BuildError, BuiltService, Report};
 use crate::store::{Paths, Remembered, State};
 use crate::toolchain::Toolchain;
-use crate::{inputs, stale};
+use crate::{inputs, root, stale};
 
 /// A workspace whose images can be built.
 #[derive(Debug)]
@@ -72,6 +73,17 @@ pub fn finished_folder(root: &Path) -> Result<PathBuf> {
     Ok(Paths::new(root, &workspace::target_dir(root)?).finished_folder())
 }
 
+impl Loaded {
+    /// What static and shared linking cost for all services of the workspace, from real sizes on this machine: one program is
+    /// linked both ways.
+    pub fn break_even(&self) -> Result<BreakEven> {
+        let folder = workspace::target_dir(&self.workspace.root)?;
+        let folder = Paths::new(&self.workspace.root, &folder).folder().join("probe");
+        let services = self.workspace.services.len() as u64;
+        Ok(BreakEven::new(bases::measure(&self.plan.target, &folder)?, services))
+    }
+}
+
 impl Session {
     /// Opens the workspace at `root`: reads `slipway.yaml` and where the source stands, no more.
     pub fn open(root: &Path) -> Result<Session> {
@@ -103,7 +115,13 @@ impl Session {
             build_dir: &self.paths.build_dir(),
             env: &|name| std::env::var(name).ok().or_else(|| cargo.env.get(name).cloned()),
         };
-        let plan = plan::plan(&facts, &workspace.select(names)?)?;
+        let auto = || {
+            let sizes = bases::measure(&cargo.target, &self.paths.folder().join("probe"))?;
+            Ok(BreakEven::new(sizes, bases::open_services(&workspace)).choice())
+        };
+        let selected = bases::choose(&workspace, &workspace.select(names)?, auto)?;
+        bases::check(&cargo, &selected)?;
+        let plan = plan::plan(&facts, &selected)?;
         let warnings = warnings(&workspace);
         let runtime = inputs::runtime_objects(&cargo.target);
         let members = members(&workspace);
@@ -203,6 +221,10 @@ impl Session {
         state.results.remove(&selection);
         if let Some(observed) = inputs::observed(&loaded.plan, &loaded.cargo, &loaded.members)? {
             inputs.extend(observed.files, &observed.env)?;
+            for service in &loaded.plan.services {
+                let files = root::sources(service, &loaded.plan.target)?;
+                inputs.extend(files.into_iter().collect(), &BTreeSet::new())?;
+            }
             stale::note(&mut state, &inputs);
             let files = outputs(&report.services, &self.paths)?.into_iter().collect();
             let outputs = Inputs::take(Sources { files, ..Sources::default() })?;

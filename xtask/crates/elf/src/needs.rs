@@ -36,14 +36,7 @@ fn interpreter<H: FileHeader<Endian = Endianness>>(
 ) -> Result<Option<String>> {
     let header = H::parse(data)?;
     let endian = header.endian()?;
-    let machine = match header.e_machine(endian) {
-        elf::EM_X86_64 => "amd64",
-        elf::EM_AARCH64 => "arm64",
-        elf::EM_RISCV => "riscv64",
-        elf::EM_PPC64 => "ppc64le",
-        elf::EM_S390 => "s390x",
-        _ => "unknown",
-    };
+    let machine = crate::dynamic::machine(header.e_machine(endian));
     if machine != architecture {
         bail!("it is for {machine} and the image for {architecture}");
     }

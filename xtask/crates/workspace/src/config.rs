@@ -1,5 +1,6 @@
 //! `slipway.yaml` at the workspace root: what holds for all services. Every key is optional.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::Result;
@@ -7,7 +8,9 @@ use serde::de::IgnoredAny;
 use serde::{Deserialize, Deserializer};
 use stdx::yaml::{self, File};
 
+use crate::base::Base;
 use crate::scan::ScanSettings;
+use crate::stack::{self, DebianSettings, StackImage};
 
 /// Settings of the whole workspace.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
@@ -17,6 +20,10 @@ pub struct Settings {
     pub build: BuildSettings,
     /// What all images have in common.
     pub image: ImageSettings,
+    /// Where Debian packages come from.
+    pub debian: DebianSettings,
+    /// Images of other people's programs, by name.
+    pub images: BTreeMap<String, StackImage>,
     /// What scans go by.
     pub scan: ScanSettings,
     /// How tests run.
@@ -49,6 +56,8 @@ pub struct ImageSettings {
     pub prefix: String,
     /// Who distributes the images.
     pub vendor: Option<String>,
+    /// What roots are made of, for services that do not say.
+    pub base: Base,
 }
 
 /// How tests run.
@@ -124,6 +133,11 @@ impl Settings {
             let message = format!("`{}` has characters that an image name cannot have", self.image.prefix);
             problems.push(file.problem(&["image", "prefix"], message));
         }
+        if let Some(message) = self.image.base.problem() {
+            problems.push(file.problem(&["image", "base"], message));
+        }
+        problems.extend(self.debian.problems(file));
+        problems.extend(stack::problems(&self.images, file));
         problems.extend(self.scan.problems(file));
         self.test.problems(file, &mut problems);
         problems

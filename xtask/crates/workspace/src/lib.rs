@@ -1,13 +1,16 @@
 //! Facts about a Cargo workspace: its root and configuration, its packages, which of them are services and how each wants to
 //! be built and run, and which compiled packages end up in which binary. It reads; it never builds or changes anything.
 
+mod base;
 mod config;
 mod load;
 mod scan;
 mod service;
 mod split;
+mod stack;
 mod units;
 
+pub use base::{Base, Linkage};
 pub use config::{BuildSettings, ImageSettings, Settings, TestGroup, TestSettings};
 pub use load::{
     CargoConfig, Network, Service, TestConfig, Workspace, cargo_home, locate, slipway_dir, target_dir,
@@ -17,4 +20,5 @@ pub use service::{
     Asset, EnvKind, EnvVar, Health, Http, Image, Resources, Route, ServiceConfig, Stop, Volume,
 };
 pub use split::{Split, Unit, split};
+pub use stack::{DebianSettings, StackBase, StackImage, StackUser};
 pub use units::{Closure, Closures};

@@ -7,6 +7,7 @@ use anyhow::{Context, Result, bail};
 use cargo_metadata::{CargoOpt, Metadata, MetadataCommand, Node, Package, PackageId, TargetKind};
 use stdx::{Cmd, Digest, yaml};
 
+use crate::base::Linkage;
 use crate::config::Settings;
 use crate::service::ServiceConfig;
 
@@ -156,9 +157,17 @@ impl CargoConfig {
 
     /// The flags that can decide what is compiled for an image: the user's, then static linking.
     pub fn image_rustflags(&self) -> Vec<String> {
-        let is_glibc = self.target.ends_with("-linux-gnu");
-        let ours = is_glibc.then(|| "-Ctarget-feature=+crt-static".to_owned());
-        self.rustflags.iter().cloned().chain(ours).collect()
+        self.linking_rustflags(Linkage::Static)
+    }
+
+    /// The user's flags, then how the binary is linked. Rust's own default is shared with glibc and static with musl.
+    pub fn linking_rustflags(&self, linkage: Linkage) -> Vec<String> {
+        let ours = match linkage {
+            Linkage::Static if self.target.ends_with("-linux-gnu") => Some("-Ctarget-feature=+crt-static"),
+            Linkage::Shared if self.target.ends_with("-linux-musl") => Some("-Ctarget-feature=-crt-static"),
+            Linkage::Static | Linkage::Shared => None,
+        };
+        self.rustflags.iter().cloned().chain(ours.map(str::to_owned)).collect()
     }
 }
 

@@ -8,6 +8,8 @@ use anyhow::Result;
 use serde::{Deserialize, Serialize};
 use stdx::yaml::{File, Problem};
 
+use crate::base::Base;
+
 /// The content of a `service.yaml`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
@@ -46,6 +48,8 @@ pub struct Image {
     pub assets: Vec<Asset>,
     /// User and group id that it runs as.
     pub user: u32,
+    /// What the image's root is made of; as `slipway.yaml` says where `None`, which is `static` unless it says otherwise.
+    pub base: Option<Base>,
 }
 
 /// A file or folder of the package that is copied into the image.
@@ -217,7 +221,14 @@ fn default_start_timeout_ms() -> u64 {
 
 impl Default for Image {
     fn default() -> Image {
-        Image { binary: None, args: vec![], env: BTreeMap::new(), assets: vec![], user: DEFAULT_USER }
+        Image {
+            binary: None,
+            args: vec![],
+            env: BTreeMap::new(),
+            assets: vec![],
+            user: DEFAULT_USER,
+            base: None,
+        }
     }
 }
 
@@ -272,6 +283,9 @@ impl ServiceConfig {
         }
         if self.image.user > MAX_USER {
             report("image.user", format!("{} is more than a layer can record ({MAX_USER})", self.image.user));
+        }
+        if let Some(message) = self.image.base.as_ref().and_then(Base::problem) {
+            report("image.base", message);
         }
         for asset in &self.image.assets {
             if !folder.join(&asset.from).exists() {
