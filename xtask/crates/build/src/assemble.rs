@@ -10,6 +10,7 @@ use stdx::Digest;
 use workspace::Linkage;
 
 use crate::compile::Compiled;
+use crate::documents::{self, Documents};
 use crate::event::{Event, Reporter};
 use crate::plan::ServicePlan;
 use crate::report::{BuildError, BuiltService};
@@ -20,7 +21,7 @@ use crate::{finished, leak, pack, root, sbom};
 struct Assembled {
     image: Image,
     built: BuiltService,
-    sbom: Vec<u8>,
+    documents: Documents,
 }
 
 /// Makes the images of all planned services, each on a thread of its own.
@@ -38,10 +39,13 @@ pub(crate) fn assemble(
         toolchain: &loaded.toolchain,
         checksums: sbom::checksums(&loaded.lock)?,
         glibc: loaded.runtime.iter().find_map(|path| sbom::glibc_version(path)),
+        created: loaded.created,
+        vendor: loaded.workspace.settings.image.vendor.clone(),
+        tools: documents::tools(loaded)?,
     };
     let one = |service: &ServicePlan| {
         let started = Instant::now();
-        let mut sbom = sbom::sbom(&origin, &service.package);
+        let mut sbom = sbom::sbom(&origin, &service.package, &[]);
         let binary = paths.finished(&service.name);
         finished::finish(linked(compiled, service)?, &supply::audit(&sbom)?, &binary)?;
         check(loaded, &binary, service)?;
@@ -50,15 +54,20 @@ pub(crate) fn assemble(
         let packed = pack::pack(service, &binary, &root, &layout, state)
             .with_context(|| format!("cannot pack the image of {}", service.name))?;
         root.describe(&mut sbom);
-        let sbom = supply::cyclonedx(&sbom)?;
+        sbom.about.layers = packed.layers.iter().map(|layer| layer.digest).collect();
+        let documents = Documents::of(loaded, service, &packed, &sbom)?;
         let built = BuiltService {
             name: service.name.clone(),
             version: service.version.clone(),
             config: service.config.clone(),
             image: packed.image.digest(),
             content: packed.image.content,
-            sbom: Digest::of(&sbom),
+            sbom: Digest::of(&documents.cyclonedx),
             sbom_path: paths.sbom(&service.name),
+            spdx: Digest::of(&documents.spdx),
+            spdx_path: paths.spdx(&service.name),
+            provenance: Digest::of(&documents.provenance),
+            provenance_path: paths.provenance(&service.name),
             binary_size: binary.metadata()?.len(),
             unpacked_size: packed.unpacked_size,
             size: packed.layers.iter().map(|layer| layer.size).sum(),
@@ -66,7 +75,7 @@ pub(crate) fn assemble(
             elapsed_ms: elapsed_ms(started),
         };
         reporter.event(Event::Packed { service: service.name.clone() });
-        Ok(Assembled { image: packed.image, built, sbom })
+        Ok(Assembled { image: packed.image, built, documents })
     };
     let assembled: Vec<Result<Assembled>> = std::thread::scope(|scope| {
         let threads: Vec<_> =
@@ -77,11 +86,9 @@ pub(crate) fn assemble(
         threads.into_iter().map(join).collect()
     });
     let assembled = assembled.into_iter().collect::<Result<Vec<_>>>()?;
-    let publish = |Assembled { image, built, sbom }| {
-        stdx::fs::write_atomic(&built.sbom_path, &sbom, 0o644)?;
-        // A release names its SBOMs by digest: there they stay, whatever is built next.
-        layout.put(&sbom)?;
+    let publish = |Assembled { image, built, documents }| {
         image.write(&built.name, &layout)?;
+        documents.publish(&built, &layout)?;
         Ok(built)
     };
     assembled.into_iter().map(publish).collect()
@@ -115,8 +122,9 @@ pub(crate) fn outputs(services: &[BuiltService], paths: &Paths) -> Result<Vec<Pa
     let layout = Layout::open(&paths.layout())?;
     let mut files = Vec::new();
     for service in services {
-        files.extend([service.sbom_path.clone(), layout.blob_path(&service.sbom)]);
         files.push(paths.finished(&service.name));
+        files.extend([&service.sbom_path, &service.spdx_path, &service.provenance_path].map(Clone::clone));
+        files.extend([&service.sbom, &service.spdx, &service.provenance].map(|one| layout.blob_path(one)));
         files.push(layout.blob_path(&service.image));
         files.push(layout.blob_path(&layout.config(&service.image)?));
         files.extend(service.layers.iter().map(|layer| layout.blob_path(&layer.digest)));

@@ -7,6 +7,7 @@
 mod assemble;
 mod bases;
 mod compile;
+mod documents;
 mod event;
 mod finished;
 mod flags;
@@ -20,14 +21,17 @@ mod report;
 mod root;
 mod sbom;
 mod session;
+mod sign;
 mod stale;
 mod store;
 mod toolchain;
 
 pub use bases::{BreakEven, Sizes};
+pub use documents::{CYCLONEDX, SPDX, STATEMENT};
 pub use event::{Event, Reporter};
 pub use git::GitState;
 pub use leak::Leak;
 pub use plan::{Plan, ServicePlan};
 pub use report::{BuildError, BuiltLayer, BuiltService, Report};
 pub use session::{Loaded, Session, finished_folder, layout, linked_folder, output_folder};
+pub use sign::sign;

@@ -219,7 +219,7 @@ fn image(facts: &Facts<'_>, service: &Service, package: &Package) -> Result<Imag
     let check = config.health.as_ref().filter(|health| !health.command.is_empty());
     Ok(ImageSpec {
         architecture: architecture(&facts.cargo.target)?.to_owned(),
-        created: created(facts),
+        created: stdx::time::rfc3339(created(facts)),
         layers: vec![],
         entrypoint,
         env,
@@ -248,9 +248,9 @@ pub(crate) fn program(binary: &str) -> String {
 }
 
 /// The commit's time, or what the user fixed, or 1970: never this machine's clock.
-fn created(facts: &Facts<'_>) -> String {
+pub(crate) fn created(facts: &Facts<'_>) -> i64 {
     let fixed = (facts.env)("SOURCE_DATE_EPOCH").and_then(|text| text.parse().ok());
-    stdx::time::rfc3339(fixed.or(facts.commit_time).unwrap_or(0))
+    fixed.or(facts.commit_time).unwrap_or(0)
 }
 
 /// Source: OCI image-spec, "Pre-Defined Annotation Keys".
@@ -268,7 +268,7 @@ fn labels(facts: &Facts<'_>, service: &Service, package: &Package) -> BTreeMap<S
         ("authors", authors),
         ("vendor", facts.workspace.settings.image.vendor.clone()),
         ("revision", facts.git.map(GitState::label)),
-        ("created", Some(created(facts))),
+        ("created", Some(stdx::time::rfc3339(created(facts)))),
     ];
     let named = values
         .into_iter()

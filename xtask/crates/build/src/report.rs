@@ -81,6 +81,14 @@ pub struct BuiltService {
     pub sbom: Digest,
     /// Where the SBOM lies.
     pub sbom_path: PathBuf,
+    /// Digest of the same as an SPDX document.
+    pub spdx: Digest,
+    /// Where that lies.
+    pub spdx_path: PathBuf,
+    /// Digest of the statement that says how the image was built.
+    pub provenance: Digest,
+    /// Where that lies.
+    pub provenance_path: PathBuf,
     /// Bytes of the binary.
     pub binary_size: u64,
     /// Bytes of all layers, unpacked.

@@ -6,7 +6,7 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use cargo_metadata::{Metadata, Package, PackageId};
 use memchr::memmem;
-use supply::{Component, Ecosystem, Hash, Sbom, Use};
+use supply::{About, Component, Detail, Ecosystem, Hash, Sbom, Use};
 use workspace::{Split, Unit, split};
 
 use crate::toolchain::Toolchain;
@@ -20,10 +20,16 @@ pub(crate) struct Origin<'a> {
     pub(crate) checksums: BTreeMap<(String, String), String>,
     /// Version of the C library that is linked in, if its archive tells.
     pub(crate) glibc: Option<String>,
+    /// The commit's time, or what SOURCE_DATE_EPOCH says.
+    pub(crate) created: i64,
+    /// Who distributes the images.
+    pub(crate) vendor: Option<String>,
+    /// What compiles and links, by version or digest.
+    pub(crate) tools: BTreeMap<String, String>,
 }
 
-/// The components of the image of the package `root`.
-pub(crate) fn sbom(origin: &Origin<'_>, root: &PackageId) -> Sbom {
+/// The components of the image of the package `root`; `extra` are those that its base brings along.
+pub(crate) fn sbom(origin: &Origin<'_>, root: &PackageId, extra: &[Component]) -> Sbom {
     let Split { linked, build_only, edges } = split(origin.metadata, origin.units, root);
     let subject = package_component(origin, root, Use::Linked);
     let of = |ids: &BTreeSet<PackageId>, usage| {
@@ -35,11 +41,27 @@ pub(crate) fn sbom(origin: &Origin<'_>, root: &PackageId) -> Sbom {
     let purl = |id: &PackageId| package_component(origin, id, Use::Linked).purl();
     let mut edges: BTreeMap<String, BTreeSet<String>> =
         edges.iter().map(|(from, to)| (purl(from), to.iter().map(purl).collect())).collect();
-    for extra in runtime_components(origin) {
-        edges.entry(subject.purl()).or_default().insert(extra.purl());
-        components.insert(extra);
+    let packages = linked.iter().chain(&build_only);
+    let mut details: BTreeMap<String, Detail> =
+        packages.map(|id| (purl(id), detail(&origin.metadata[id]))).collect();
+    for (component, supplier) in runtime_components(origin) {
+        edges.entry(subject.purl()).or_default().insert(component.purl());
+        details.insert(component.purl(), Detail { supplier: Some(supplier.to_owned()), ..Detail::default() });
+        components.insert(component);
     }
-    Sbom { subject, components, edges, tool_version: env!("CARGO_PKG_VERSION").to_owned() }
+    components.extend(extra.iter().cloned());
+    let about = About {
+        created: origin.created,
+        vendor: origin.vendor.clone(),
+        details,
+        toolchain: origin.tools.clone(),
+        layers: vec![],
+    };
+    Sbom { subject, components, edges, tool_version: env!("CARGO_PKG_VERSION").to_owned(), about }
+}
+
+fn detail(package: &Package) -> Detail {
+    Detail { supplier: None, authors: package.authors.clone(), repository: package.repository.clone() }
 }
 
 fn package_component(origin: &Origin<'_>, id: &PackageId, usage: Use) -> Component {
@@ -73,8 +95,8 @@ fn ecosystem(package: &Package) -> Ecosystem {
     }
 }
 
-/// What is in the image and in no lock file: the standard library, the C library and the data of the base.
-fn runtime_components(origin: &Origin<'_>) -> Vec<Component> {
+/// What is in the image and in no lock file, with its supplier: the standard library, the C library and the data of the base.
+fn runtime_components(origin: &Origin<'_>) -> Vec<(Component, &'static str)> {
     let generic = |name: &str, version: &str, licence: &str, description: &str| Component {
         ecosystem: Ecosystem::Generic,
         name: name.to_owned(),
@@ -84,14 +106,18 @@ fn runtime_components(origin: &Origin<'_>) -> Vec<Component> {
         hash: None,
         description: Some(description.to_owned()),
     };
-    let mut components: Vec<Component> = base::static_components()
+    let supplier = |name: &str| if name == "tzdata" { "IANA" } else { "Mozilla" };
+    let mut components: Vec<_> = base::static_components()
         .iter()
-        .map(|part| generic(part.name, &part.version, part.licence, part.description))
+        .map(|part| (generic(part.name, &part.version, part.licence, part.description), supplier(part.name)))
         .collect();
     let release = &origin.toolchain.release;
-    components.push(generic("rust-std", release, "MIT OR Apache-2.0", "The Rust standard library"));
+    let std = generic("rust-std", release, "MIT OR Apache-2.0", "The Rust standard library");
+    components.push((std, "The Rust Project"));
     if let Some(glibc) = &origin.glibc {
-        components.push(generic("glibc", glibc, "LGPL-2.1-or-later", "The GNU C library, linked statically"));
+        let licence = "LGPL-2.1-or-later";
+        let glibc = generic("glibc", glibc, licence, "The GNU C library, linked statically");
+        components.push((glibc, "The GNU Project"));
     }
     components
 }

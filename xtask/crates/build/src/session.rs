@@ -46,6 +46,8 @@ pub struct Loaded {
     pub(crate) lock: Vec<u8>,
     /// Files of the C toolchain that are linked in.
     pub(crate) runtime: BTreeSet<PathBuf>,
+    /// When the images say that they were made, in seconds since 1970.
+    pub(crate) created: i64,
     /// Folders of local packages, and the packages' names.
     pub(crate) members: Vec<(PathBuf, String)>,
     cargo: CargoConfig,
@@ -122,6 +124,7 @@ impl Session {
         let selected = bases::choose(&workspace, &workspace.select(names)?, auto)?;
         bases::check(&cargo, &selected)?;
         let plan = plan::plan(&facts, &selected)?;
+        let created = plan::created(&facts);
         let warnings = warnings(&workspace);
         let runtime = inputs::runtime_objects(&cargo.target);
         let members = members(&workspace);
@@ -132,6 +135,7 @@ impl Session {
             toolchain,
             lock,
             runtime,
+            created,
             members,
             cargo,
             names: names.to_vec(),

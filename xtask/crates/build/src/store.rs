@@ -93,6 +93,16 @@ impl Paths {
         self.finished_folder().join(service)
     }
 
+    /// The same as an SPDX document.
+    pub(crate) fn spdx(&self, service: &str) -> PathBuf {
+        self.folder.join("sbom").join(format!("{service}.spdx.json"))
+    }
+
+    /// The statement that says how the image of a service was built.
+    pub(crate) fn provenance(&self, service: &str) -> PathBuf {
+        self.folder.join("provenance").join(format!("{service}.json"))
+    }
+
     fn state(&self) -> PathBuf {
         self.folder.join("state.json")
     }

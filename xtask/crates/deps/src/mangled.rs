@@ -305,7 +305,8 @@ fn legacy(rest: &str) -> Option<Vec<String>> {
     let mut seen = BTreeSet::new();
     let dropped = parts.iter().filter(|part| part.starts_with("drop_in_place$LT$"));
     let texts = dropped.copied().chain([first]);
-    let mut candidates: Vec<String> = texts.flat_map(crates_in).filter(|name| seen.insert(name.clone())).collect();
+    let mut candidates: Vec<String> =
+        texts.flat_map(crates_in).filter(|name| seen.insert(name.clone())).collect();
     if candidates.is_empty() && first.chars().all(|c| c.is_ascii_alphanumeric() || c == '_') {
         candidates.push(first.to_owned());
     }
@@ -321,7 +322,9 @@ fn crates_in(part: &str) -> Vec<String> {
     let mut names = Vec::new();
     for path in part.split('$') {
         let path = path.trim_start_matches("_");
-        if let Some((name, _)) = path.split_once("..").filter(|(name, _)| !name.is_empty() && name.chars().all(is_name)) {
+        if let Some((name, _)) =
+            path.split_once("..").filter(|(name, _)| !name.is_empty() && name.chars().all(is_name))
+        {
             names.push(name.to_owned());
         }
     }
@@ -350,7 +353,11 @@ mod tests {
         check("_RINvNtC3std3mem8align_ofjdE", "std", None);
         check("_RINvNtC3std3mem8align_ofjdEC3app", "std", Some("app"));
         check("_RNvMC0NvC0b1c.llvm.1", "", None);
-        check("_RNvXs5_NtCsi3DBT_5alloc3vecINtB5_3VechENtNtCsX_4core3fmt5Debug3fmtCs2_5hyper", "alloc", Some("hyper"));
+        check(
+            "_RNvXs5_NtCsi3DBT_5alloc3vecINtB5_3VechENtNtCsX_4core3fmt5Debug3fmtCs2_5hyper",
+            "alloc",
+            Some("hyper"),
+        );
         check("_RNvYNtCs1_3app1TNtNtC4core5clone5Clone5clone", "core", None);
         check("memcpy", "", None);
     }

@@ -91,7 +91,10 @@ fn read_symbols<'data>(data: impl ReadRef<'data>) -> Result<Vec<Symbol>> {
             continue;
         }
         let has_bytes = [elf::STT_FUNC, elf::STT_OBJECT, elf::STT_NOTYPE, elf::STT_GNU_IFUNC];
-        if symbol.st_size(endian) == 0 || symbol.is_undefined(endian) || !has_bytes.contains(&symbol.st_type()) {
+        if symbol.st_size(endian) == 0
+            || symbol.is_undefined(endian)
+            || !has_bytes.contains(&symbol.st_type())
+        {
             continue;
         }
         found.push(Symbol {
@@ -172,7 +175,8 @@ mod tests {
         let symbol = symbols.iter().find(|symbol| symbol.name.contains("slipway_elf_test_symbol")).unwrap();
         let sections = sections(&this).unwrap();
         let holds = |section: &&Section| {
-            section.address <= symbol.address && symbol.address + symbol.size <= section.address + section.size
+            section.address <= symbol.address
+                && symbol.address + symbol.size <= section.address + section.size
         };
         let section = sections.iter().find(holds).unwrap();
         assert!(section.is_code && section.name == ".text");

@@ -80,10 +80,10 @@ impl Component {
         }
     }
 
-    /// The licence as an SPDX expression: Cargo once wrote `MIT/Apache-2.0` where SPDX writes `MIT OR Apache-2.0`.
+    /// The licence as a valid SPDX expression: Cargo once wrote `MIT/Apache-2.0` where SPDX writes `MIT OR Apache-2.0`, and what
+    /// SPDX does not know becomes a `LicenseRef-`.
     pub fn licence_expression(&self) -> Option<String> {
-        let spaced = self.licence.as_ref()?.replace('/', " OR ");
-        Some(spaced.split_whitespace().collect::<Vec<_>>().join(" "))
+        crate::licence::expression(self.licence.as_ref()?)
     }
 }
 

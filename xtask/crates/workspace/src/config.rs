@@ -10,6 +10,7 @@ use stdx::yaml::{self, File};
 
 use crate::base::Base;
 use crate::scan::ScanSettings;
+use crate::signing::SigningSettings;
 use crate::stack::{self, DebianSettings, StackImage};
 
 /// Settings of the whole workspace.
@@ -26,6 +27,8 @@ pub struct Settings {
     pub images: BTreeMap<String, StackImage>,
     /// What scans go by.
     pub scan: ScanSettings,
+    /// How images are signed.
+    pub signing: SigningSettings,
     /// How tests run.
     pub test: TestSettings,
     /// The block of the generated workflows, which has a reader of its own.
@@ -139,6 +142,7 @@ impl Settings {
         problems.extend(self.debian.problems(file));
         problems.extend(stack::problems(&self.images, file));
         problems.extend(self.scan.problems(file));
+        problems.extend(self.signing.problems(file));
         self.test.problems(file, &mut problems);
         problems
     }
@@ -166,6 +170,7 @@ impl TestSettings {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::signing::KeySource;
 
     fn load(text: &str) -> Result<Settings> {
         let folder = tempfile::tempdir()?;
@@ -198,6 +203,26 @@ mod tests {
             error.contains("slipway.yaml:2: build.profile") && error.contains("slipway.yaml:4: image.prefix"),
             "{error}"
         );
+    }
+
+    #[test]
+    fn the_key_is_named_and_never_written_here() {
+        let key = |text: &str| {
+            load(&format!("signing:\n  key: {text}\n")).map(|settings| settings.signing.key.unwrap())
+        };
+        assert_eq!(key("{ env: KEY }").unwrap(), KeySource::Env("KEY".into()));
+        assert_eq!(key("{ file: ../k.pem }").unwrap(), KeySource::File("../k.pem".into()));
+        assert_eq!(
+            key("{ command: [pass, show, k] }").unwrap(),
+            KeySource::Command(vec!["pass".into(), "show".into(), "k".into()])
+        );
+        for bad in ["{ env: \"-----BEGIN\" }", "{ file: \"\" }", "{ command: [] }"] {
+            let error = key(bad).unwrap_err().to_string();
+            assert!(error.contains("slipway.yaml:2: signing.key"), "{error}");
+        }
+        assert!(key("{ env: A, file: b }").is_err() && key("{ vault: a }").is_err());
+        let error = load("signing:\n  builder: me\n").unwrap_err().to_string();
+        assert!(error.contains("slipway.yaml:2: signing.builder: must be a URI"), "{error}");
     }
 
     #[test]

@@ -6,6 +6,7 @@ mod config;
 mod load;
 mod scan;
 mod service;
+mod signing;
 mod split;
 mod stack;
 mod units;
@@ -19,6 +20,7 @@ pub use scan::{AdvisorySettings, ImageLimits, LicenceException, LicenceSettings,
 pub use service::{
     Asset, EnvKind, EnvVar, Health, Http, Image, Resources, Route, ServiceConfig, Stop, Volume,
 };
+pub use signing::{KeySource, SigningSettings};
 pub use split::{Split, Unit, split};
 pub use stack::{DebianSettings, StackBase, StackImage, StackUser};
 pub use units::{Closure, Closures};

@@ -1,0 +1,155 @@
+//! What is said about an image beside it: two SBOMs and how it was built. They are attached to the image by its digest, so
+//! they never change it. Everything in them is a function of source, settings and toolchain: no path of this machine, no clock.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context, Result};
+use oci::Layout;
+use serde_json::{Value, json};
+use stdx::Digest;
+use supply::{
+    BUILD_TYPE, Builder, Commit, Definition, LOCAL_BUILDER, Provenance, Resource, Run, Sbom, Statement,
+    Subject, predicate,
+};
+
+use crate::pack::Packed;
+use crate::plan::ServicePlan;
+use crate::report::BuiltService;
+use crate::session::Loaded;
+
+/// Media type of CycloneDX documents.
+pub const CYCLONEDX: &str = "application/vnd.cyclonedx+json";
+/// Media type of SPDX documents.
+pub const SPDX: &str = "application/spdx+json";
+/// Media type of statements.
+pub const STATEMENT: &str = "application/vnd.in-toto+json";
+/// What a registry shows of a statement.
+const PREDICATE_TYPE: &str = "in-toto.io/predicate-type";
+
+/// The documents about one image.
+pub(crate) struct Documents {
+    pub(crate) cyclonedx: Vec<u8>,
+    pub(crate) spdx: Vec<u8>,
+    pub(crate) provenance: Vec<u8>,
+}
+
+impl Documents {
+    pub(crate) fn of(
+        loaded: &Loaded,
+        service: &ServicePlan,
+        packed: &Packed,
+        sbom: &Sbom,
+    ) -> Result<Documents> {
+        let (cyclonedx, spdx) = (supply::cyclonedx(sbom)?, supply::spdx(sbom)?);
+        let byproduct = |name: &str, media_type: &str, document: &[u8]| Resource {
+            media_type: Some(media_type.to_owned()),
+            ..Resource::of_digest(name, &Digest::of(document))
+        };
+        let provenance = Provenance {
+            build_definition: Definition {
+                build_type: BUILD_TYPE.to_owned(),
+                external_parameters: external(loaded, service),
+                internal_parameters: internal(loaded),
+                resolved_dependencies: dependencies(loaded, packed, sbom),
+            },
+            run_details: Run {
+                builder: Builder {
+                    id: loaded
+                        .workspace
+                        .settings
+                        .signing
+                        .builder
+                        .clone()
+                        .unwrap_or_else(|| LOCAL_BUILDER.to_owned()),
+                    version: BTreeMap::from([("slipway".to_owned(), sbom.tool_version.clone())]),
+                },
+                byproducts: vec![
+                    byproduct("sbom.cdx.json", CYCLONEDX, &cyclonedx),
+                    byproduct("sbom.spdx.json", SPDX, &spdx),
+                ],
+            },
+        };
+        let statement = Statement {
+            subjects: vec![Subject { name: service.name.clone(), digest: packed.image.digest() }],
+            predicate_type: predicate::PROVENANCE.to_owned(),
+            predicate: provenance.to_predicate()?,
+        };
+        Ok(Documents { cyclonedx, spdx, provenance: statement.to_bytes()? })
+    }
+
+    /// Puts the documents beside the image, and into the layout: a release names them by digest, so there they stay, whatever
+    /// is built next.
+    pub(crate) fn publish(&self, built: &BuiltService, layout: &Layout) -> Result<()> {
+        let none = BTreeMap::new;
+        let said = BTreeMap::from([(PREDICATE_TYPE.to_owned(), predicate::PROVENANCE.to_owned())]);
+        for (path, bytes, media_type, annotations) in [
+            (&built.sbom_path, &self.cyclonedx, CYCLONEDX, none()),
+            (&built.spdx_path, &self.spdx, SPDX, none()),
+            (&built.provenance_path, &self.provenance, STATEMENT, said),
+        ] {
+            stdx::fs::write_atomic(path, bytes, 0o644)?;
+            layout.attach(&built.image, media_type, bytes, annotations)?;
+        }
+        Ok(())
+    }
+}
+
+/// What compiles and links, by version or digest.
+pub(crate) fn tools(loaded: &Loaded) -> Result<BTreeMap<String, String>> {
+    let toolchain = &loaded.toolchain;
+    let mut tools =
+        BTreeMap::from([("rustc".to_owned(), format!("{} ({})", toolchain.release, toolchain.commit))]);
+    for path in &loaded.runtime {
+        let Some(name) = path.file_name() else { continue };
+        let (digest, _) = Digest::of_reader(stdx::fs::open(path)?)
+            .with_context(|| format!("cannot read {}", path.display()))?;
+        tools.insert(name.to_string_lossy().into_owned(), digest.to_string());
+    }
+    Ok(tools)
+}
+
+/// What somebody who asks for the build chooses.
+fn external(loaded: &Loaded, service: &ServicePlan) -> BTreeMap<String, Value> {
+    let services: Vec<&String> = loaded.workspace.services.keys().collect();
+    BTreeMap::from([
+        ("service".to_owned(), json!(service.name)),
+        ("binary".to_owned(), json!(service.binary)),
+        ("profile".to_owned(), json!(loaded.plan.profile)),
+        ("target".to_owned(), json!(loaded.plan.target)),
+        // Features are resolved for all of them.
+        ("services".to_owned(), json!(services)),
+    ])
+}
+
+/// What this program sets: flags and variables of the one cargo invocation, with paths of this machine by their fixed names.
+fn internal(loaded: &Loaded) -> BTreeMap<String, Value> {
+    let plan = &loaded.plan;
+    let fixed = |text: &str| {
+        // The longest path first: the root is the start of the others.
+        plan.remaps
+            .iter()
+            .rev()
+            .fold(text.to_owned(), |text, remap| text.replace(&remap.from.display().to_string(), &remap.to))
+    };
+    let set = plan.env.iter().filter_map(|(name, value)| {
+        let words: Vec<String> = fixed(value.as_ref()?).split('\x1f').map(str::to_owned).collect();
+        Some((name.clone(), json!(words.join(" "))))
+    });
+    BTreeMap::from([
+        ("environment".to_owned(), set.collect()),
+        ("cargo".to_owned(), plan.cargo_args.iter().map(|arg| fixed(arg)).collect()),
+        ("format".to_owned(), json!(oci::FORMAT)),
+    ])
+}
+
+/// Source, lock file, base, packages, toolchain.
+fn dependencies(loaded: &Loaded, packed: &Packed, sbom: &Sbom) -> Vec<Resource> {
+    let repository =
+        sbom.about.details.get(&sbom.subject.purl()).and_then(|detail| detail.repository.clone());
+    let source = loaded.plan.git.as_ref().map(|git| {
+        Resource::of_commit(&Commit { revision: git.revision.clone(), dirty: git.dirty, repository })
+    });
+    let base = packed.layers.first().map(|layer| Resource::of_digest("base", &layer.digest));
+    let lock = Resource::of_digest("Cargo.lock", &Digest::of(&loaded.lock));
+    source.into_iter().chain([lock]).chain(base).chain(supply::dependencies(sbom)).collect()
+}

@@ -1,0 +1,79 @@
+//! Signing what was built: four statements about each image, attached to it and kept beside the layout. The same image and key
+//! give the same bytes, and what is signed already is left alone.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use oci::Layout;
+use serde_json::json;
+use stdx::Digest;
+use supply::{BUNDLE, SigningKey, Statement, Subject, predicate};
+
+use crate::report::{BuiltService, Report};
+
+/// Annotations by which cosign finds what it looks for.
+///
+/// Source: cosign 3, `pkg/oci/remote`, "bundle as referrer".
+const CONTENT: &str = "dev.sigstore.bundle.content";
+const PREDICATE_TYPE: &str = "dev.sigstore.bundle.predicateType";
+
+/// Signs all images of `report`. `folder` is where [`crate::output_folder`] says.
+pub fn sign(report: &Report, folder: &Path, key: &SigningKey) -> Result<()> {
+    let layout = Layout::open(&report.layout)?;
+    let hint = key.public().hint()?;
+    for service in &report.services {
+        let record = folder.join("signatures").join(format!("{}.json", service.name));
+        let signed = json!({ "schema": "slipway.signed/1", "key": hint, "image": service.image,
+            "documents": [service.provenance, service.sbom, service.spdx] });
+        let signed = stdx::json::canonical(&signed)?;
+        if stdx::fs::read_if_exists(&record)?.is_some_and(|known| known == signed)
+            && is_attached(service, &layout)?
+        {
+            continue;
+        }
+        for (kind, statement) in statements(service)? {
+            let bundle = supply::sign(&statement, key)?;
+            stdx::fs::write_atomic(&signature(folder, &service.name, kind), &bundle, 0o644)?;
+            let annotations = BTreeMap::from([
+                (CONTENT.to_owned(), "dsse-envelope".to_owned()),
+                (PREDICATE_TYPE.to_owned(), statement.predicate_type),
+            ]);
+            layout.attach(&service.image, BUNDLE, &bundle, annotations)?;
+        }
+        stdx::fs::write_atomic(&record, &signed, 0o644)?;
+    }
+    Ok(())
+}
+
+/// Where the bundle of a kind lies.
+fn signature(folder: &Path, service: &str, kind: &str) -> PathBuf {
+    folder.join("signatures").join(format!("{service}.{kind}.sigstore.json"))
+}
+
+/// The image itself, how it was built, and what it consists of.
+fn statements(service: &BuiltService) -> Result<[(&'static str, Statement); 4]> {
+    let document = |path: &Path, digest: &Digest| {
+        let bytes = stdx::fs::read(path)?;
+        anyhow::ensure!(Digest::of(&bytes) == *digest, "{} was changed since the build", path.display());
+        serde_json::from_slice(&bytes).with_context(|| format!("{} is damaged", path.display()))
+    };
+    let provenance = stdx::fs::read(&service.provenance_path)?;
+    let about = |predicate_type: &str, predicate| Statement {
+        subjects: vec![Subject { name: service.name.clone(), digest: service.image }],
+        predicate_type: predicate_type.to_owned(),
+        predicate,
+    };
+    Ok([
+        ("image", about(predicate::SIGNATURE, json!({}))),
+        ("provenance", Statement::parse(&provenance)?),
+        ("cyclonedx", about(predicate::CYCLONEDX, document(&service.sbom_path, &service.sbom)?)),
+        ("spdx", about(predicate::SPDX, document(&service.spdx_path, &service.spdx)?)),
+    ])
+}
+
+/// Whether the layout still holds a bundle for each statement.
+fn is_attached(service: &BuiltService, layout: &Layout) -> Result<bool> {
+    let bundles = layout.referrers(&service.image)?.into_iter().filter(|one| one.artifact_type == BUNDLE);
+    Ok(bundles.filter(|one| layout.blob_path(&one.content).is_file()).count() >= 4)
+}
