@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use stdx::{Digest, json as canonical_json};
 
 use crate::FORMAT;
-use crate::layer::{Compression, Layer};
+use crate::layer::Layer;
 use crate::layout::{Layout, descriptor};
 
 /// Everything that an image is made of; two equal values give the same bytes.
@@ -123,7 +123,7 @@ impl ImageSpec {
     }
 
     fn manifest(&self, config: &[u8]) -> Result<Value> {
-        let layer = |layer: &Layer| descriptor(layer.compression.media_type(), &layer.digest, layer.size);
+        let layer = |layer: &Layer| descriptor(layer.compression.oci_media_type(), &layer.digest, layer.size);
         let manifest = ImageManifestBuilder::default()
             .schema_version(2u32)
             .media_type(MediaType::ImageManifest)
@@ -143,19 +143,15 @@ impl Image {
 
     /// Adds both documents to `layout` and lets `name` stand for the image. Its layers must be there already.
     pub fn write(&self, name: &str, layout: &Layout) -> Result<Digest> {
-        layout.put(&self.config)?;
-        let digest = layout.put(&self.manifest)?;
+        let digest = self.put(layout)?;
         layout.tag(name, &digest, self.manifest.len() as u64)?;
         Ok(digest)
     }
-}
 
-impl Compression {
-    fn media_type(self) -> MediaType {
-        match self {
-            Compression::Gzip => MediaType::ImageLayerGzip,
-            Compression::None => MediaType::ImageLayer,
-        }
+    /// Adds both documents to `layout` without a name, for an index that will list the image.
+    pub fn put(&self, layout: &Layout) -> Result<Digest> {
+        layout.put(&self.config)?;
+        layout.put(&self.manifest)
     }
 }
 
@@ -187,6 +183,7 @@ fn content_digest(config: &Value) -> Result<Digest> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Compression;
 
     fn spec() -> ImageSpec {
         let layer = Layer {

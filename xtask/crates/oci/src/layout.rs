@@ -53,14 +53,14 @@ const EMPTY_JSON: &[u8] = b"{}";
 
 /// What an index entry is known by: the name of an image, or the digest of an artifact, which has none.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-enum Key {
+pub(crate) enum Key {
     Name(String),
     Artifact(String),
 }
 
 /// A blob being written; it appears in the layout when it is finished.
 pub(crate) struct BlobWriter {
-    folder: PathBuf,
+    layout: Layout,
     out: DigestWriter<tempfile::NamedTempFile>,
 }
 
@@ -73,7 +73,7 @@ impl Layout {
             fs::write_atomic(&root.join("oci-layout"), LAYOUT_FILE.as_bytes(), 0o644)?;
         }
         if !root.join("index.json").exists() {
-            layout.write_index(BTreeMap::new())?;
+            layout.write_entries(BTreeMap::new())?;
         }
         Ok(layout)
     }
@@ -105,11 +105,15 @@ impl Layout {
         content.is_ok_and(|(found, _)| found == *digest)
     }
 
-    /// Adds a blob that is in memory.
+    /// Adds a blob that is in memory. One that is there already and whole is not written again.
     pub fn put(&self, bytes: &[u8]) -> Result<Digest> {
-        let mut blob = self.blob_writer()?;
-        blob.write_all(bytes)?;
-        Ok(blob.finish()?.0)
+        let digest = Digest::of(bytes);
+        if !self.holds(&digest) {
+            let mut blob = self.blob_writer()?;
+            blob.write_all(bytes)?;
+            blob.finish()?;
+        }
+        Ok(digest)
     }
 
     /// A small blob (a manifest or configuration), checked against its digest.
@@ -178,9 +182,7 @@ impl Layout {
         let size = manifest.len() as u64;
         let mut entry = descriptor(MediaType::ImageManifest, &digest, size)?;
         entry.set_artifact_type(Some(media_type));
-        let mut index = self.index()?;
-        index.insert(Key::Artifact(digest.to_string()), entry);
-        self.write_index(index)?;
+        self.change_index(|index| _ = index.insert(Key::Artifact(digest.to_string()), entry))?;
         Ok(Referrer { digest, size, artifact_type: artifact_type.to_owned(), annotations, content: document })
     }
 
@@ -211,25 +213,37 @@ impl Layout {
 
     /// Lets `name` stand for the image whose manifest has this digest and size.
     pub fn tag(&self, name: &str, digest: &Digest, size: u64) -> Result<()> {
-        let mut index = self.index()?;
-        let mut descriptor = descriptor(MediaType::ImageManifest, digest, size)?;
-        descriptor.set_annotations(Some([(ANNOTATION_REF_NAME.to_owned(), name.to_owned())].into()));
-        index.insert(Key::Name(name.to_owned()), descriptor);
-        self.write_index(index)
+        self.name(name, descriptor(MediaType::ImageManifest, digest, size)?)
+    }
+
+    /// Lets `name` stand for what `entry` describes.
+    pub(crate) fn name(&self, name: &str, mut entry: Descriptor) -> Result<()> {
+        entry.set_annotations(Some([(ANNOTATION_REF_NAME.to_owned(), name.to_owned())].into()));
+        self.change_index(|index| _ = index.insert(Key::Name(name.to_owned()), entry))
     }
 
     pub(crate) fn blob_writer(&self) -> Result<BlobWriter> {
         let folder = self.blob_folder();
         let file = tempfile::NamedTempFile::new_in(&folder)
             .with_context(|| format!("cannot create a file in {}", folder.display()))?;
-        Ok(BlobWriter { folder, out: DigestWriter::new(file) })
+        Ok(BlobWriter { layout: self.clone(), out: DigestWriter::new(file) })
     }
 
-    fn blob_folder(&self) -> PathBuf {
+    pub(crate) fn blob_folder(&self) -> PathBuf {
         self.root.join("blobs/sha256")
     }
 
-    fn index(&self) -> Result<BTreeMap<Key, Descriptor>> {
+    /// Changes the index while nobody else does.
+    pub(crate) fn change_index(&self, change: impl FnOnce(&mut BTreeMap<Key, Descriptor>)) -> Result<()> {
+        let lock = fs::open(&self.root.join("oci-layout"))?;
+        lock.lock().with_context(|| format!("cannot lock {}", self.root.display()))?;
+        let mut index = self.index()?;
+        let before = index.clone();
+        change(&mut index);
+        if index == before { Ok(()) } else { self.write_entries(index) }
+    }
+
+    pub(crate) fn index(&self) -> Result<BTreeMap<Key, Descriptor>> {
         let path = self.root.join("index.json");
         let index: ImageIndex = serde_json::from_slice(&fs::read(&path)?).with_context(|| {
             format!(
@@ -245,7 +259,7 @@ impl Layout {
         Ok(index.manifests().iter().map(|entry| (key(entry), entry.clone())).collect())
     }
 
-    fn write_index(&self, images: BTreeMap<Key, Descriptor>) -> Result<()> {
+    fn write_entries(&self, images: BTreeMap<Key, Descriptor>) -> Result<()> {
         let manifests: Vec<_> = images.into_values().collect();
         let index = serde_json::json!({
             "schemaVersion": 2,
@@ -257,10 +271,12 @@ impl Layout {
 }
 
 impl BlobWriter {
-    /// Puts the blob in its place. One that lies there already is replaced: it may have been damaged since.
+    /// Puts the blob in its place. One that lies there already stays as it is, unless it was damaged since.
     pub(crate) fn finish(self) -> Result<(Digest, u64)> {
         let (file, digest, size) = self.out.finish();
-        fs::persist(file, &self.folder.join(digest.hex()), 0o644)?;
+        if !self.layout.holds(&digest) {
+            fs::persist(file, &self.layout.blob_path(&digest), 0o644)?;
+        }
         Ok((digest, size))
     }
 }

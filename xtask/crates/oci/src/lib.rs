@@ -6,19 +6,25 @@
 //! pinned encoder. Whoever changes such a byte raises [`FORMAT`] and the golden digests in the tests.
 
 mod archive;
+mod compress;
 mod gzip;
 mod image;
+mod index;
 mod layer;
 mod layout;
+mod prune;
 mod tar;
 mod tree;
 mod unpack;
 mod visit;
 
 pub use archive::write_archive;
+pub use compress::Compression;
 pub use image::{HealthCheck, Image, ImageSpec};
-pub use layer::{Compression, Layer};
+pub use index::PlatformImage;
+pub use layer::Layer;
 pub use layout::{Layout, Referrer, Tagged};
+pub use prune::Pruned;
 pub use tree::{Entry, Source, Tree};
 pub use unpack::{RunConfig, Unpacked, unpack};
 pub use visit::{LayerFile, visit_files};

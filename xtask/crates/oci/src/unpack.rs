@@ -7,10 +7,11 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Component, Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
-use oci_spec::image::{Descriptor, ImageConfiguration, MediaType};
+use oci_spec::image::{Descriptor, ImageConfiguration};
 use stdx::{Digest, DigestWriter};
 use tar::EntryType;
 
+use crate::compress::Compression;
 use crate::layout::{Layout, digest_of};
 
 /// An image laid out as files.
@@ -80,12 +81,7 @@ fn unpack_layer(layout: &Layout, layer: &Descriptor, diff_id: &Digest, into: &Pa
     let path = layout.blob_path(&digest_of(layer)?);
     let (found, _) = Digest::of_reader(stdx::fs::open(&path)?)?;
     ensure!(found == digest_of(layer)?, "{} is damaged: its content is {found}; build again", path.display());
-    let blob = stdx::fs::open(&path)?;
-    let archive: Box<dyn Read> = match layer.media_type() {
-        MediaType::ImageLayer => Box::new(blob),
-        MediaType::ImageLayerGzip => Box::new(flate2::read::GzDecoder::new(blob)),
-        other => bail!("layers of the type {other} are not supported"),
-    };
+    let archive = compression(layer)?.open(&path)?;
     let mut archive =
         tar::Archive::new(HashingReader { inner: archive, hash: DigestWriter::new(io::sink()) });
     for entry in archive.entries()? {
@@ -98,6 +94,13 @@ fn unpack_layer(layout: &Layout, layer: &Descriptor, diff_id: &Digest, into: &Pa
     let (_, found, _) = rest.hash.finish();
     ensure!(found == *diff_id, "its content is {found}, the configuration says {diff_id}");
     Ok(())
+}
+
+/// The compression of a layer that can be read.
+pub(crate) fn compression(layer: &Descriptor) -> Result<Compression> {
+    let media_type = layer.media_type().to_string();
+    Compression::of_media_type(&media_type)
+        .with_context(|| format!("layers of the type {media_type} are not supported"))
 }
 
 fn unpack_entry(entry: &mut tar::Entry<'_, impl Read>, into: &Path) -> Result<()> {
@@ -157,10 +160,14 @@ impl<R: Read> Read for HashingReader<R> {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use crate::{Compression, ImageSpec, Layer, Source, Tree};
+    use crate::{ImageSpec, Layer, Source, Tree};
 
     pub(crate) fn image(layout: &Layout, layers: Vec<Layer>) -> Digest {
-        let spec = ImageSpec {
+        spec(layers).to_image().unwrap().write("test", layout).unwrap()
+    }
+
+    pub(crate) fn spec(layers: Vec<Layer>) -> ImageSpec {
+        ImageSpec {
             architecture: "amd64".into(),
             created: "1970-01-01T00:00:00Z".into(),
             layers,
@@ -173,15 +180,14 @@ pub(crate) mod tests {
             stop_signal: "SIGINT".into(),
             health_check: None,
             labels: Default::default(),
-        };
-        spec.to_image().unwrap().write("test", layout).unwrap()
+        }
     }
 
     fn sample(layout: &Layout) -> Digest {
         let mut tree = Tree::new();
         tree.file("app/run", 0o4555, Source::Bytes(b"#!/bin/sh\n".to_vec())).unwrap();
         tree.symlink("app/link", "run").unwrap();
-        let first = Layer::pack(&tree, Compression::Gzip, "", layout).unwrap();
+        let first = Layer::pack(&tree, Compression::Zstd, "", layout).unwrap();
         let mut tree = Tree::new();
         tree.dir("app/data", 0o550, 0).unwrap();
         let second = Layer::pack(&tree, Compression::None, "", layout).unwrap();

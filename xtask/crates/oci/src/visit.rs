@@ -1,12 +1,13 @@
 //! A look at every file of every layer, without unpacking: also at those that a later layer hides.
 
-use std::io::{self, Read};
+use std::io::Read;
 
-use anyhow::{Context, Result, bail, ensure};
-use oci_spec::image::{Descriptor, MediaType};
+use anyhow::{Context, Result, ensure};
+use oci_spec::image::Descriptor;
 use stdx::Digest;
 
 use crate::layout::{Layout, digest_of};
+use crate::unpack::compression;
 
 /// A regular file in a layer.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,7 +18,7 @@ pub struct LayerFile {
     pub size: u64,
 }
 
-/// Calls `visit` with every regular file of the image with the manifest digest `image`, from the lowest layer up. What it does not
+/// Calls `visit` with every regular file of the image with the manifest digest `image`, or of every image of that index, from the lowest layer up. What it does not
 /// read is skipped.
 ///
 /// # Errors
@@ -27,9 +28,11 @@ pub fn visit_files(
     image: Digest,
     mut visit: impl FnMut(&LayerFile, &mut dyn Read) -> Result<()>,
 ) -> Result<()> {
-    for layer in layout.manifest(&image)?.layers() {
-        visit_layer(layout, layer, &mut visit)
-            .with_context(|| format!("cannot read the layer {}", layer.digest()))?;
+    for listed in layout.images(&image)? {
+        for layer in layout.manifest(&listed.image)?.layers() {
+            visit_layer(layout, layer, &mut visit)
+                .with_context(|| format!("cannot read the layer {}", layer.digest()))?;
+        }
     }
     Ok(())
 }
@@ -42,12 +45,7 @@ fn visit_layer(
     let path = layout.blob_path(&digest_of(layer)?);
     let (found, _) = Digest::of_reader(stdx::fs::open(&path)?)?;
     ensure!(found == digest_of(layer)?, "{} is damaged: its content is {found}; build again", path.display());
-    let blob = io::BufReader::with_capacity(1 << 18, stdx::fs::open(&path)?);
-    let archive: Box<dyn Read> = match layer.media_type() {
-        MediaType::ImageLayer => Box::new(blob),
-        MediaType::ImageLayerGzip => Box::new(flate2::bufread::MultiGzDecoder::new(blob)),
-        other => bail!("layers of the type {other} are not supported"),
-    };
+    let archive = compression(layer)?.open(&path)?;
     for entry in tar::Archive::new(archive).entries()? {
         let mut entry = entry?;
         if entry.header().entry_type().is_file() {
@@ -74,12 +72,12 @@ mod tests {
             tree.file("etc/a", 0o444, Source::Bytes(content.into())).unwrap();
             Layer::pack(&tree, compression, "", &layout).unwrap()
         };
-        let layers = vec![layer("old", Compression::Gzip), layer("newer", Compression::None)];
+        let layers = vec![layer("old", Compression::Gzip), layer("newer", Compression::Zstd)];
         let blob = layout.blob_path(&layers[1].digest);
         let image = crate::unpack::tests::image(&layout, layers);
         let mut seen = Vec::new();
         let mut look = |file: &LayerFile, content: &mut dyn Read| {
-            seen.push((file.path.clone(), file.size, io::read_to_string(content)?));
+            seen.push((file.path.clone(), file.size, std::io::read_to_string(content)?));
             Ok(())
         };
         visit_files(&layout, image, &mut look).unwrap();

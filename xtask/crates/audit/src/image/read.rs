@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::io::{self, Read};
 
 use anyhow::{Context, Result, ensure};
-use oci::Layout;
+use oci::{Compression, Layout};
 use serde_json::Value;
 use stdx::{Digest, DigestWriter};
 use tar::EntryType;
@@ -20,7 +20,7 @@ const MAX_IMAGES: usize = 32;
 const MAX_ENTRIES: usize = 400_000;
 /// Bytes of names and content that count as one more entry.
 const KEPT_PER_UNIT: usize = 512;
-/// Bytes of all layers, unpacked: a gzip bomb ends here.
+/// Bytes of all layers, unpacked: a bomb ends here.
 const MAX_UNPACKED: u64 = 16 << 30;
 /// Names and attributes of one entry; Linux allows 64 KiB of attributes.
 const MAX_EXTENSION: u64 = 1024 * 1024;
@@ -133,19 +133,13 @@ pub(super) fn layers_within(
         report.add("image/not-readable", "layers", format!("only the first {MAX_LAYERS} layers were read"));
     }
     for (number, layer) in layers.iter().take(MAX_LAYERS).enumerate() {
-        let is_gzip = match layer["mediaType"].as_str().unwrap_or_default() {
-            "application/vnd.oci.image.layer.v1.tar" | "application/vnd.docker.image.rootfs.diff.tar" => {
-                false
-            }
-            "application/vnd.oci.image.layer.v1.tar+gzip"
-            | "application/vnd.docker.image.rootfs.diff.tar.gzip" => true,
-            other => {
-                let message = format!("the layer {number} is of the type `{other}`");
-                report.add("image/unknown-media-type", other, message);
-                continue;
-            }
+        let media_type = layer["mediaType"].as_str().unwrap_or_default();
+        let Some(compression) = Compression::of_media_type(media_type) else {
+            let message = format!("the layer {number} is of the type `{media_type}`");
+            report.add("image/unknown-media-type", media_type, message);
+            continue;
         };
-        if let Err(error) = read_layer(layout, layer, (number, is_gzip), &mut unpacked, &mut content) {
+        if let Err(error) = read_layer(layout, layer, (number, compression), &mut unpacked, &mut content) {
             let message = format!("the layer {number} cannot be read: {error:#}");
             report.add("image/not-readable", &number.to_string(), message);
         }
@@ -156,17 +150,13 @@ pub(super) fn layers_within(
 fn read_layer(
     layout: &Layout,
     layer: &Value,
-    (number, is_gzip): (usize, bool),
+    (number, compression): (usize, Compression),
     unpacked: &mut u64,
     content: &mut Content,
 ) -> Result<()> {
     let digest = digest_of(layer)?;
     ensure!(layout.holds(&digest), "the blob {digest} is missing or damaged");
-    let open = || -> Result<Box<dyn Read>> {
-        let blob = stdx::fs::open(&layout.blob_path(&digest))?;
-        // Several gzip streams in a row are one file, and some tools write layers so.
-        Ok(if is_gzip { Box::new(flate2::read::MultiGzDecoder::new(blob)) } else { Box::new(blob) })
-    };
+    let open = || compression.open(&layout.blob_path(&digest));
     // Both readings count, whether they come to their end or not: the same bomb may be in every layer.
     let before = *unpacked;
     let mut looked_at = open()?.take(before);

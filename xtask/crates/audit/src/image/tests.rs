@@ -203,16 +203,31 @@ fn unknown_and_damaged_layers_are_findings_and_an_index_is_followed() {
     let folder = tempfile::tempdir().unwrap();
     let layout = Layout::create(folder.path()).unwrap();
     let spec = spec(vec![base().layer(&layout)]);
-    let zstd = rewritten(&layout, &spec, "layer.v1.tar", "layer.v1.tar+zstd");
-    assert_eq!(rules_of(&layout, &zstd), ["unknown-media-type"]);
+    let xz = rewritten(&layout, &spec, "layer.v1.tar", "layer.v1.tar+xz");
+    assert_eq!(rules_of(&layout, &xz), ["unknown-media-type"]);
     let not_gzip = rewritten(&layout, &spec, "layer.v1.tar", "layer.v1.tar+gzip");
     assert_eq!(rules_of(&layout, &not_gzip), ["not-readable"]);
+    let not_zstd = rewritten(&layout, &spec, "layer.v1.tar", "layer.v1.tar+zstd");
+    assert_eq!(rules_of(&layout, &not_zstd), ["not-readable"]);
     let index =
-        format!(r#"{{"schemaVersion":2,"manifests":[{{"digest":"{zstd}"}},{{"digest":"{not_gzip}"}}]}}"#);
+        format!(r#"{{"schemaVersion":2,"manifests":[{{"digest":"{xz}"}},{{"digest":"{not_gzip}"}}]}}"#);
     let index = layout.put(index.as_bytes()).unwrap();
     assert_eq!(rules_of(&layout, &index), ["not-readable", "unknown-media-type"]);
     std::fs::remove_file(layout.blob_path(&spec.layers[0].digest)).unwrap();
     assert_eq!(rules_of(&layout, &spec.to_image().unwrap().write("a", &layout).unwrap()), ["not-readable"]);
+}
+
+#[test]
+fn layers_of_every_compression_are_read() {
+    for compression in [Compression::Gzip, Compression::Zstd, Compression::None] {
+        let folder = tempfile::tempdir().unwrap();
+        let layout = Layout::create(folder.path()).unwrap();
+        let mut tree = oci::Tree::new();
+        tree.file("bin/sh", 0o4555, oci::Source::Bytes(b"x".to_vec())).unwrap();
+        let layer = Layer::pack(&tree, compression, "", &layout).unwrap();
+        let built = spec(vec![base().layer(&layout), layer]).to_image().unwrap();
+        assert_eq!(rules_of(&layout, &built.write("a", &layout).unwrap()), ["setuid-file", "shell"]);
+    }
 }
 
 #[test]

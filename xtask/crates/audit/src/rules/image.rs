@@ -10,7 +10,7 @@ pub(super) const RULES: &[Definition] = &[
         High,
         "image cannot be audited",
         "A layer or document that cannot be read was not audited: anything may be in it.",
-        "Build the image again; use layers of the types tar and tar+gzip.",
+        "Build the image again; use layers of the types tar, tar+gzip and tar+zstd.",
     ),
     Definition::new(
         "image/root-user",
@@ -227,6 +227,6 @@ pub(super) const RULES: &[Definition] = &[
         High,
         "layer of an unknown type",
         "It was not audited: anything may be in it. Engines may refuse it, too.",
-        "Use the OCI types tar and tar+gzip.",
+        "Use the OCI types tar, tar+gzip and tar+zstd.",
     ),
 ];
