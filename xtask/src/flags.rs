@@ -29,6 +29,8 @@ pub(crate) enum Command {
     Scan(Scan),
     Deps(Deps),
     Release(Release),
+    Verify(Verify),
+    Key(Key),
     Ci(Ci),
     Deploy(Deploy),
     Status(Status),
@@ -67,6 +69,9 @@ pub(crate) struct Build {
     /// Print one JSON document instead of a table.
     #[arg(long)]
     pub(crate) json: bool,
+    /// Do not sign, even where a key is configured.
+    #[arg(long)]
+    pub(crate) unsigned: bool,
     /// Load the images into the Docker engine that DOCKER_HOST names, or the local one.
     #[arg(long)]
     pub(crate) load: bool,
@@ -485,6 +490,69 @@ pub(crate) struct ReleaseCreate {
 pub(crate) struct ReleaseShow {
     /// The manifest [default: the one that was created last]
     pub(crate) file: Option<PathBuf>,
+    /// Print one JSON document instead of text.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Check that an image is what somebody with the key built: signature, provenance and SBOMs, each held against the image's digest.
+///
+/// With --rebuild the commit that the provenance names is built again in a folder of its own, and must give the same digest.
+/// What does not hold ends with exit code 13, another digest with 14.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  cargo xtask verify api                          the image that was built here
+  cargo xtask verify api --key release.pub        by this key instead of `signing.public_key` in slipway.yaml
+  cargo xtask verify api --release v1.json        and it must be the one that the release names
+  cargo xtask verify registry.example.com/team/api:1.2.3
+  cargo xtask verify dist/images:api              an OCI image layout, and a name in it
+  cargo xtask verify api --rebuild                build it again and compare")]
+pub(crate) struct Verify {
+    /// A service, a folder with an OCI image layout (`FOLDER` or `FOLDER:NAME`), or an image in a registry.
+    pub(crate) image: String,
+    /// The public key [default: `signing.public_key` in slipway.yaml]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) key: Option<PathBuf>,
+    /// The builder that provenance must name [default: `signing.builder` in slipway.yaml, or any]
+    #[arg(long, value_name = "URI")]
+    pub(crate) builder: Option<String>,
+    /// The commit that it must come from, without further changes.
+    #[arg(long, value_name = "COMMIT")]
+    pub(crate) revision: Option<String>,
+    /// The release that must name this image, its provenance and its SBOMs.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) release: Option<PathBuf>,
+    /// Build the commit again elsewhere and compare the digest.
+    #[arg(long)]
+    pub(crate) rebuild: bool,
+    /// Print one JSON document instead of text.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// Keys that sign images.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  cargo xtask key generate                        slipway.key and slipway.pub in this folder
+  cargo xtask key generate --output ~/keys")]
+pub(crate) struct Key {
+    #[command(subcommand)]
+    pub(crate) command: KeyCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum KeyCommand {
+    Generate(KeyGenerate),
+}
+
+/// Make a key pair: ECDSA on the curve P-256, the private key as PKCS#8 that only its owner can read.
+#[derive(Debug, Args)]
+pub(crate) struct KeyGenerate {
+    /// Where to put slipway.key and slipway.pub [default: this folder]
+    #[arg(long, short, value_name = "FOLDER")]
+    pub(crate) output: Option<PathBuf>,
     /// Print one JSON document instead of text.
     #[arg(long)]
     pub(crate) json: bool,

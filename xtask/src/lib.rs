@@ -49,6 +49,8 @@ fn run(flags: &Slipway) -> anyhow::Result<()> {
         Command::Build(flags) => cmd::build::run(flags),
         Command::Test(flags) => cmd::test::run(flags),
         Command::Release(flags) => cmd::release::run(flags),
+        Command::Verify(flags) => cmd::verify::run(flags),
+        Command::Key(flags) => cmd::key::run(flags),
         Command::Scan(flags) => cmd::scan::run(flags),
         Command::Deps(flags) => cmd::deps::run(flags),
         Command::Ci(flags) => cmd::ci::run(flags),

@@ -19,6 +19,8 @@ fn service(built: &BuiltService) -> Service {
         image: built.image,
         content: built.content,
         sbom: built.sbom,
+        spdx: Some(built.spdx),
+        provenance: Some(built.provenance),
         http: config.http.as_ref().map(http),
         health: config.health.as_ref().map(health),
         stop: Stop { signal: config.stop.signal.clone(), grace_ms: config.stop.grace_ms },

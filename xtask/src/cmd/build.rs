@@ -3,7 +3,7 @@
 use std::sync::atomic::AtomicBool;
 
 use ::build::{Report, Session};
-use anyhow::Result;
+use anyhow::{Context, Result};
 use oci::Layout;
 
 use crate::exit::{Code, ResultExt};
@@ -17,16 +17,40 @@ pub(crate) fn run(flags: &flags::Build) -> Result<()> {
         let loaded = session.plan(&flags.services).or_exit(Code::Configuration)?;
         return render::plan(&loaded, flags.json);
     }
-    let report = images(&mut session, &flags.services, &*super::interruption()?)?;
-    render::report(&report, flags.json)?;
+    let interrupted = super::interruption()?;
+    let Images { report, signed_by } = match flags.unsigned {
+        true => Images { report: build(&mut session, &flags.services, &interrupted)?, signed_by: None },
+        false => images(&mut session, &flags.services, &interrupted)?,
+    };
+    render::report(&report, signed_by.as_deref(), flags.json)?;
     if flags.load {
         load(&session, &report)?;
     }
     Ok(())
 }
 
-/// The images of `services`, shown while they are made.
-pub(crate) fn images(session: &mut Session, services: &[String], interrupted: &AtomicBool) -> Result<Report> {
+/// What was built.
+pub(crate) struct Images {
+    pub(crate) report: Report,
+    /// What bundles call the key that signed all of them; `None` where no key is configured.
+    pub(crate) signed_by: Option<String>,
+}
+
+/// The images of `services`, shown while they are made, and signed where there is a key.
+pub(crate) fn images(session: &mut Session, services: &[String], interrupted: &AtomicBool) -> Result<Images> {
+    let report = build(session, services, interrupted)?;
+    let key = super::key::load(session.root(), &session.settings().signing).or_exit(Code::Configuration)?;
+    let signed_by = match key {
+        Some(key) => {
+            ::build::sign(&report, session.folder(), &key).context("cannot sign the images")?;
+            Some(key.public().hint()?)
+        }
+        None => None,
+    };
+    Ok(Images { report, signed_by })
+}
+
+fn build(session: &mut Session, services: &[String], interrupted: &AtomicBool) -> Result<Report> {
     let progress = Progress::new();
     let report = session.build(services, &progress, interrupted);
     progress.finish();

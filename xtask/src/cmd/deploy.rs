@@ -47,7 +47,7 @@ fn release(root: &Path, flags: &flags::Deploy, interrupted: &AtomicBool) -> Resu
         return Release::load(path).or_exit(Code::Configuration);
     }
     let mut session = Session::open(root).or_exit(Code::Configuration)?;
-    Ok(manifest::release(&super::build::images(&mut session, &[], interrupted)?))
+    Ok(manifest::release(&super::build::images(&mut session, &[], interrupted)?.report))
 }
 
 /// The environment's file, or what stands for it.

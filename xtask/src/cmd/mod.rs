@@ -7,12 +7,14 @@ pub(crate) mod deploy;
 pub(crate) mod deps;
 pub(crate) mod down;
 pub(crate) mod github;
+pub(crate) mod key;
 pub(crate) mod logs;
 pub(crate) mod release;
 pub(crate) mod rollback;
 pub(crate) mod scan;
 pub(crate) mod status;
 pub(crate) mod test;
+pub(crate) mod verify;
 
 pub(crate) use test::Files as TestFiles;
 

@@ -8,6 +8,7 @@ mod progress;
 mod scan;
 mod table;
 mod test;
+mod verify;
 
 use std::fmt::Write as _;
 use std::io::Write as _;
@@ -28,6 +29,7 @@ pub(crate) use test::{
     TEST_PLAN, TestProgress, github_annotations, github_summary, test_matrix, test_plan, test_plan_document,
     test_plan_summary, test_report,
 };
+pub(crate) use verify::{key, verified};
 
 /// Prints a plan.
 pub(crate) fn plan(loaded: &Loaded, as_json: bool) -> Result<()> {
@@ -80,9 +82,11 @@ fn linking(even: ::build::BreakEven) -> String {
 }
 
 /// Prints what a build gave.
-pub(crate) fn report(report: &Report, as_json: bool) -> Result<()> {
+pub(crate) fn report(report: &Report, signed_by: Option<&str>, as_json: bool) -> Result<()> {
     if as_json {
-        return document("slipway.build/1", serde_json::to_value(report)?);
+        let mut value = serde_json::to_value(report)?;
+        value["signed_by"] = json!(signed_by);
+        return document("slipway.build/1", value);
     }
     let mut table = Table::new(["image", "digest", "size", "unpacked", "layers", "seconds"]);
     for service in &report.services {
@@ -103,7 +107,11 @@ pub(crate) fn report(report: &Report, as_json: bool) -> Result<()> {
             format!("{reason}; compiled {compiled} of {units} units; images in {layout} ({took} s)")
         }
     };
-    print(&format!("{table}{summary}\n"))
+    let signed = signed_by.map_or_else(
+        || "unsigned: there is no key (`signing.key` in slipway.yaml)".to_owned(),
+        |key| format!("signed by the key {key}"),
+    );
+    print(&format!("{table}{summary}\n{signed}\n"))
 }
 
 /// Prints a release manifest, and where it was written.

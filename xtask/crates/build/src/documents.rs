@@ -132,8 +132,12 @@ fn internal(loaded: &Loaded) -> BTreeMap<String, Value> {
             .fold(text.to_owned(), |text, remap| text.replace(&remap.from.display().to_string(), &remap.to))
     };
     let set = plan.env.iter().filter_map(|(name, value)| {
-        let words: Vec<String> = fixed(value.as_ref()?).split('\x1f').map(str::to_owned).collect();
-        Some((name.clone(), json!(words.join(" "))))
+        // What gives paths their fixed names is different on each machine, and with those names says nothing.
+        let is_map =
+            |word: &&str| word.starts_with("--remap-path-prefix=") || word.starts_with("-ffile-prefix-map=");
+        let text = fixed(value.as_ref()?);
+        let words = text.split(['\x1f', ' ']).filter(|word| !is_map(word));
+        Some((name.clone(), json!(words.collect::<Vec<_>>().join(" "))))
     });
     BTreeMap::from([
         ("environment".to_owned(), set.collect()),

@@ -95,6 +95,21 @@ impl Session {
         Ok(Session { root: root.to_owned(), settings, paths, git, started: Instant::now() })
     }
 
+    /// Folder of the workspace.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// What `slipway.yaml` says.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// The folder of everything that is made, apart from Cargo's own output.
+    pub fn folder(&self) -> &Path {
+        self.paths.folder()
+    }
+
     /// The name under which an engine or registry has the image.
     pub fn reference(&self, service: &BuiltService) -> String {
         // A `+` of a version's build part is not allowed in a tag.

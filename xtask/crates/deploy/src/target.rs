@@ -505,6 +505,8 @@ mod tests {
             image: Digest::of("image"),
             content: Digest::of("content"),
             sbom: Digest::of("sbom"),
+            spdx: None,
+            provenance: None,
             http: Some(Http { port: 1, port_env: "PORT".into(), routes: vec![route("/"), route("/api")] }),
             health: None,
             stop: Stop { signal: "SIGTERM".into(), grace_ms: 1 },

@@ -48,6 +48,12 @@ pub struct Service {
     pub content: Digest,
     /// Digest of the SBOM document.
     pub sbom: Digest,
+    /// Digest of the same as an SPDX document; releases of earlier versions name none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub spdx: Option<Digest>,
+    /// Digest of the statement that says how the image was built; releases of earlier versions name none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub provenance: Option<Digest>,
     /// Where it listens; `None` for a service without a port.
     pub http: Option<Http>,
     /// How to tell that it is fit to serve; needs `http`.
@@ -211,6 +217,8 @@ mod tests {
             image: Digest::of("image"),
             content: Digest::of("content"),
             sbom: Digest::of("sbom"),
+            spdx: Some(Digest::of("spdx")),
+            provenance: None,
             http: Some(Http { port: 8000, port_env: "PORT".into(), routes: vec![] }),
             health: None,
             stop: Stop { signal: "SIGTERM".into(), grace_ms: 10_000 },

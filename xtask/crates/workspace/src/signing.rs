@@ -17,7 +17,7 @@ pub struct SigningSettings {
 
 /// Where a private key is. It never stands in the file itself.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "lowercase")]
+#[serde(try_from = "Wire")]
 pub enum KeySource {
     /// The variable that holds it.
     Env(String),
@@ -25,6 +25,27 @@ pub enum KeySource {
     File(String),
     /// The program that prints it, and its arguments.
     Command(Vec<String>),
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Wire {
+    env: Option<String>,
+    file: Option<String>,
+    command: Option<Vec<String>>,
+}
+
+impl TryFrom<Wire> for KeySource {
+    type Error = &'static str;
+
+    fn try_from(wire: Wire) -> Result<KeySource, &'static str> {
+        match wire {
+            Wire { env: Some(name), file: None, command: None } => Ok(KeySource::Env(name)),
+            Wire { env: None, file: Some(path), command: None } => Ok(KeySource::File(path)),
+            Wire { env: None, file: None, command: Some(words) } => Ok(KeySource::Command(words)),
+            Wire { .. } => Err("name one of `env`, `file` and `command`"),
+        }
+    }
 }
 
 impl SigningSettings {

@@ -200,6 +200,8 @@ impl Rig {
             image: image.digest(),
             content: image.content,
             sbom: Digest::of("sbom"),
+            spdx: None,
+            provenance: None,
             http: None,
             health: None,
             stop: Stop { signal: "SIGTERM".to_owned(), grace_ms: 500 },

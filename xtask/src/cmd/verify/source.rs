@@ -1,0 +1,114 @@
+//! Where an image is, and what is attached to it there. Everything that is fetched is hostile until it was judged.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use oci::{Layout, Referrer};
+use stdx::Digest;
+use supply::{Attached, BUNDLE, MAX_BUNDLE};
+
+/// The annotation that says which kind of statement is in a bundle.
+const PREDICATE_TYPE: &str = "dev.sigstore.bundle.predicateType";
+/// Whoever attaches more to an image wants to keep somebody busy.
+const MOST_ATTACHED: usize = 1_000;
+
+/// Where an image is.
+pub(crate) enum Source {
+    /// In a folder.
+    Layout { layout: Layout, image: Digest },
+}
+
+impl Source {
+    /// Finds the image that the user means.
+    pub(crate) fn find(root: &Path, image: &str) -> Result<Source> {
+        if let Some((folder, name)) = folder(image) {
+            let layout = Layout::open(&folder)?;
+            return Ok(Source::Layout { image: tagged(&layout, name)?, layout });
+        }
+        let built = ::build::layout(root)?;
+        let layout = Layout::open(&built).with_context(|| {
+            format!("`{image}` is no folder with an image layout, and nothing was built here; next: `cargo xtask build`")
+        })?;
+        Ok(Source::Layout { image: tagged(&layout, Some(image))?, layout })
+    }
+
+    /// Digest of its manifest or index.
+    pub(crate) fn image(&self) -> Digest {
+        match self {
+            Source::Layout { image, .. } => *image,
+        }
+    }
+
+    /// The bundles that are attached to the image.
+    pub(crate) fn attached(&self) -> Result<Vec<Attached>> {
+        let referrers = match self {
+            Source::Layout { layout, image } => layout.referrers(image)?,
+        };
+        let bundles: Vec<Referrer> =
+            referrers.into_iter().filter(|one| one.artifact_type == BUNDLE).collect();
+        if bundles.len() > MOST_ATTACHED {
+            bail!("{} bundles are attached to {}: nobody needs that many", bundles.len(), self.image());
+        }
+        let attached = |one: Referrer| Attached {
+            content: self.content(&one).map_err(|error| format!("{error:#}")),
+            predicate_type: one.annotations.get(PREDICATE_TYPE).cloned(),
+            artifact_type: one.artifact_type,
+        };
+        Ok(bundles.into_iter().map(attached).collect())
+    }
+
+    /// Digests of the image's layers, from the lowest.
+    pub(crate) fn layers(&self) -> Result<Vec<Digest>> {
+        match self {
+            Source::Layout { layout, image } => {
+                let manifest = layout.manifest(image)?;
+                manifest.layers().iter().map(|layer| Ok(layer.digest().to_string().parse()?)).collect()
+            }
+        }
+    }
+
+    fn content(&self, referrer: &Referrer) -> Result<Vec<u8>> {
+        let bytes = match self {
+            Source::Layout { layout, .. } => {
+                let path = layout.blob_path(&referrer.content);
+                let size = std::fs::metadata(&path)
+                    .with_context(|| format!("cannot read {}", path.display()))?
+                    .len();
+                anyhow::ensure!(size <= MAX_BUNDLE, "it is {size} bytes long: no bundle is");
+                stdx::fs::read(&path)?
+            }
+        };
+        anyhow::ensure!(
+            Digest::of(&bytes) == referrer.content,
+            "it is damaged: its content is {}",
+            Digest::of(&bytes)
+        );
+        Ok(bytes)
+    }
+}
+
+/// A folder with an image layout, and the name in it: `FOLDER` or `FOLDER:NAME`, with `oci:` in front or not.
+fn folder(image: &str) -> Option<(PathBuf, Option<&str>)> {
+    let image = image.strip_prefix("oci:").unwrap_or(image);
+    let is_layout = |folder: &str| Path::new(folder).join("oci-layout").is_file();
+    if is_layout(image) {
+        return Some((image.into(), None));
+    }
+    let (folder, name) = image.rsplit_once(':')?;
+    is_layout(folder).then(|| (folder.into(), Some(name)))
+}
+
+fn tagged(layout: &Layout, name: Option<&str>) -> Result<Digest> {
+    let tags = layout.tags()?;
+    let found = match (name, &tags[..]) {
+        (None, [one]) => Some(one),
+        (Some(name), _) => tags.iter().find(|tag| tag.name == name),
+        (None, _) => None,
+    };
+    let names = || tags.iter().map(|tag| tag.name.as_str()).collect::<Vec<_>>().join(", ");
+    let found = found.with_context(|| match name {
+        Some(name) => format!("{} has no image `{name}`; it has: {}", layout.root().display(), names()),
+        None => format!("{} has several images or none; name one of: {}", layout.root().display(), names()),
+    })?;
+    Ok(found.digest)
+}
