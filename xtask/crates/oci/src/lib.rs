@@ -5,6 +5,7 @@
 //! Invariant: every byte that reaches a digest is written by this crate (tar headers, gzip framing, JSON) or by the one
 //! pinned encoder. Whoever changes such a byte raises [`FORMAT`] and the golden digests in the tests.
 
+mod adopt;
 mod archive;
 mod compress;
 mod gzip;
