@@ -20,7 +20,7 @@ use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
 pub(crate) use deploy::{DeployProgress, deploy_plan, down, outcome, status};
-pub(crate) use deps::*;
+pub(crate) use deps::{deps, deps_check, deps_diff, why};
 pub(crate) use github::{github, github_skipped};
 pub(crate) use progress::Progress;
 pub(crate) use scan::{Scanned, ScannedCheck, annotate, plain, scanned};

@@ -2,7 +2,7 @@
 //! `cargo metadata` only describes what the graph names. Compiles nothing.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
@@ -52,9 +52,12 @@ pub struct Package {
     pub licence: Option<String>,
     /// SHA-256 of its archive, in hex, from the lock file.
     pub checksum: Option<String>,
-    /// Names of its library and binary targets, as symbols have them.
+    /// Name of its library, as symbols have it.
     #[serde(skip)]
-    pub(crate) crates: BTreeSet<String>,
+    pub(crate) library: Option<String>,
+    /// Where its manifest is.
+    #[serde(skip)]
+    pub(crate) folder: PathBuf,
 }
 
 /// A package in the light of one service.
@@ -218,15 +221,19 @@ fn identity(package: &Package) -> (&str, &str, &'static str) {
 }
 
 fn describe(package: &cargo_metadata::Package, locked: &[Package]) -> Package {
-    let targets = package.targets.iter();
-    let linked = targets.filter(|target| target.is_bin() || target.is_lib() || is_library(target));
+    let library = package.targets.iter().find(|target| is_library(target));
     let mut described = Package {
         name: package.name.to_string(),
         version: package.version.to_string(),
         source: Source::of(package),
         licence: package.license.clone(),
         checksum: None,
-        crates: linked.map(|target| target.name.replace('-', "_")).collect(),
+        library: library.map(|target| target.name.replace('-', "_")),
+        folder: package
+            .manifest_path
+            .parent()
+            .map(|folder| folder.as_std_path().to_owned())
+            .unwrap_or_default(),
     };
     let lock = locked.iter().find(|one| identity(one) == identity(&described));
     described.checksum = lock.and_then(|one| one.checksum.clone());
@@ -234,7 +241,7 @@ fn describe(package: &cargo_metadata::Package, locked: &[Package]) -> Package {
 }
 
 fn is_library(target: &cargo_metadata::Target) -> bool {
-    target.is_rlib() || target.is_staticlib() || target.is_cdylib() || target.is_dylib()
+    target.is_lib() || target.is_rlib() || target.is_staticlib() || target.is_cdylib() || target.is_dylib()
 }
 
 /// The packages of a lock file.
@@ -252,7 +259,8 @@ fn parse_lock(text: &str) -> Result<Vec<Package>> {
         source: Source::parse(package.source.map(|source| source.to_string()).as_deref()),
         licence: None,
         checksum: package.checksum.map(|checksum| checksum.to_string()),
-        crates: BTreeSet::new(),
+        library: None,
+        folder: PathBuf::new(),
     };
     Ok(lock.packages.into_iter().map(package).collect())
 }

@@ -9,6 +9,7 @@ use serde::{Deserialize, Deserializer};
 use stdx::yaml::{self, File};
 
 use crate::base::Base;
+use crate::deps::DepsSettings;
 use crate::scan::ScanSettings;
 use crate::signing::SigningSettings;
 use crate::stack::{self, DebianSettings, StackImage};
@@ -25,6 +26,8 @@ pub struct Settings {
     pub debian: DebianSettings,
     /// Images of other people's programs, by name.
     pub images: BTreeMap<String, StackImage>,
+    /// What services may be made of.
+    pub deps: DepsSettings,
     /// What scans go by.
     pub scan: ScanSettings,
     /// How images are signed.
@@ -143,6 +146,7 @@ impl Settings {
         problems.extend(stack::problems(&self.images, file));
         problems.extend(self.scan.problems(file));
         problems.extend(self.signing.problems(file));
+        problems.extend(self.deps.problems(file));
         self.test.problems(file, &mut problems);
         problems
     }
@@ -223,6 +227,30 @@ mod tests {
         assert!(key("{ env: A, file: b }").is_err() && key("{ vault: a }").is_err());
         let error = load("signing:\n  builder: me\n").unwrap_err().to_string();
         assert!(error.contains("slipway.yaml:2: signing.builder: must be a URI"), "{error}");
+    }
+
+    #[test]
+    fn budgets_are_checked_and_joined() {
+        let text = "deps:\n  all: { forbid: [a], max_packages: 9, max_bytes: 5 }\n  services:\n    api: { forbid: [b@1.0.0], max_packages: 7 }\n";
+        let budget = load(text).unwrap().deps.budget("api");
+        assert_eq!((budget.forbid.len(), budget.max_packages, budget.max_bytes), (2, Some(7), Some(5)));
+        let error = load(
+            "deps:\n  record: ../x\n  all:\n    forbid: [\"a b\"]\n  services:\n    api:\n      dev_only: [\"\"]\n",
+        );
+        let error = error.unwrap_err().to_string();
+        for part in [
+            "slipway.yaml:2: deps.record",
+            "deps.all.forbid: `a b` is no package",
+            "deps.services.api.dev_only",
+        ] {
+            assert!(error.contains(part), "{error}");
+        }
+        assert!(
+            load("deps: { all: { max_byte: 1 } }")
+                .unwrap_err()
+                .to_string()
+                .contains("unknown field `max_byte`")
+        );
     }
 
     #[test]

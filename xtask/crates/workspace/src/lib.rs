@@ -3,6 +3,7 @@
 
 mod base;
 mod config;
+mod deps;
 mod load;
 mod scan;
 mod service;
@@ -13,6 +14,7 @@ mod units;
 
 pub use base::{Base, Linkage};
 pub use config::{BuildSettings, ImageSettings, Settings, TestGroup, TestSettings};
+pub use deps::{Budget, DepsSettings};
 pub use load::{
     CargoConfig, Network, Service, TestConfig, Workspace, cargo_home, locate, slipway_dir, target_dir,
 };
