@@ -47,6 +47,7 @@ fn arguments() -> impl Iterator<Item = std::ffi::OsString> {
 fn run(flags: &Slipway) -> anyhow::Result<()> {
     match &flags.command {
         Command::Build(flags) => cmd::build::run(flags),
+        Command::Base(flags) => cmd::base::run(flags),
         Command::Test(flags) => cmd::test::run(flags),
         Command::Release(flags) => cmd::release::run(flags),
         Command::Verify(flags) => cmd::verify::run(flags),

@@ -1,6 +1,7 @@
 //! The subcommands, one file each.
 
 pub(crate) mod admission;
+pub(crate) mod base;
 pub(crate) mod build;
 pub(crate) mod ci;
 pub(crate) mod deploy;

@@ -1,5 +1,6 @@
 //! What users see: results on standard output as a table or one JSON document, progress on standard error.
 
+mod base;
 pub(crate) mod ci;
 mod deploy;
 mod deps;
@@ -19,6 +20,7 @@ use ::release::Release;
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
+pub(crate) use base::{images, lock_changes, locked};
 pub(crate) use deploy::{DeployProgress, deploy_plan, down, outcome, status};
 pub(crate) use deps::{deps, deps_check, deps_diff, why};
 pub(crate) use github::{github, github_skipped};

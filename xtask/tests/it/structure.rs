@@ -31,6 +31,7 @@ const EDGES: &[(&str, &[&str])] = &[
         "xtask",
         &[
             "audit",
+            "base",
             "build",
             "cache",
             "deploy",

@@ -3,6 +3,7 @@
 //! state of the building machine; only `closure` takes files from it, and names each by digest.
 
 mod closure;
+pub mod debian;
 mod loader;
 mod proof;
 mod root;
@@ -39,6 +40,11 @@ pub struct Component {
 /// The `static` base, for binaries that need no shared library. Certificates and time zones are those of the crates that this
 /// tool is built with, so that every machine with the same version of the tool makes the same bytes: users, name service order, certificates, time zones and an empty `/tmp`.
 pub fn static_root(user: u32) -> Result<Tree> {
+    root_for(USER, user)
+}
+
+/// The same with a user of another name.
+pub fn root_for(name: &str, user: u32) -> Result<Tree> {
     let mut tree = Tree::new();
     tree.dir("tmp", 0o1777, 0)?;
     let mut text = |path: &str, text: String| tree.file(path, 0o444, Source::Bytes(text.into_bytes()));
@@ -46,11 +52,11 @@ pub fn static_root(user: u32) -> Result<Tree> {
         "etc/passwd",
         format!(
             "root:x:0:0:root:/:/sbin/nologin\n\
-             {USER}:x:{user}:{user}:{USER}:/:/sbin/nologin\n\
+             {name}:x:{user}:{user}:{name}:/:/sbin/nologin\n\
              nobody:x:65534:65534:nobody:/:/sbin/nologin\n"
         ),
     )?;
-    text("etc/group", format!("root:x:0:\n{USER}:x:{user}:\nnogroup:x:65534:\n"))?;
+    text("etc/group", format!("root:x:0:\n{name}:x:{user}:\nnogroup:x:65534:\n"))?;
     text("etc/nsswitch.conf", "passwd: files\ngroup: files\nhosts: files dns\n".to_owned())?;
     text(CA_BUNDLE, ca_bundle())?;
     add_time_zones(&mut tree)?;

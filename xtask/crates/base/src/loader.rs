@@ -118,7 +118,7 @@ mod tests {
         for cut in 0..bytes.len().min(3000) {
             cached(&bytes[..cut]);
         }
-        let mut damaged = bytes.clone();
+        let mut damaged = bytes;
         for at in (0..damaged.len()).step_by(3) {
             damaged[at] = 0xff;
         }

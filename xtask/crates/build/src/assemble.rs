@@ -49,7 +49,7 @@ pub(crate) fn assemble(
         let binary = paths.finished(&service.name);
         finished::finish(linked(compiled, service)?, &supply::audit(&sbom)?, &binary)?;
         check(loaded, &binary, service)?;
-        let root = root::root(service, &binary, &loaded.plan.target)
+        let root = root::root(loaded, service, &binary)
             .with_context(|| format!("cannot make the root of the image of {}", service.name))?;
         let packed = pack::pack(service, &binary, &root, &layout, state)
             .with_context(|| format!("cannot pack the image of {}", service.name))?;

@@ -50,7 +50,7 @@ fn is_relevant(name: &str) -> bool {
 /// What matters whatever the services are: manifests and configuration from the root upwards, the toolchain.
 pub(crate) fn known(root: &Path, cargo: &CargoConfig, toolchain: &Toolchain) -> Sources {
     let mut files = BTreeSet::new();
-    for name in ["Cargo.toml", "Cargo.lock", Settings::FILE] {
+    for name in ["Cargo.toml", "Cargo.lock", Settings::FILE, base::debian::Lock::FILE] {
         files.insert(root.join(name));
     }
     for folder in root.ancestors() {

@@ -53,7 +53,12 @@ pub(crate) fn pack(
     Ok(Packed { image: spec.to_image()?, layers, unpacked_size })
 }
 
-fn layer(comment: &str, tree: &Tree, layout: &Layout, state: &Mutex<State>) -> Result<(Layer, bool)> {
+pub(crate) fn layer(
+    comment: &str,
+    tree: &Tree,
+    layout: &Layout,
+    state: &Mutex<State>,
+) -> Result<(Layer, bool)> {
     let compression = Compression::Gzip;
     let key = key(tree, compression)?;
     let lock = || state.lock().unwrap_or_else(std::sync::PoisonError::into_inner);

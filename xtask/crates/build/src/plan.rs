@@ -277,7 +277,7 @@ fn labels(facts: &Facts<'_>, service: &Service, package: &Package) -> BTreeMap<S
 }
 
 /// The processor of a target triple, in Go's words.
-fn architecture(target: &str) -> Result<&'static str> {
+pub(crate) fn architecture(target: &str) -> Result<&'static str> {
     let known = [
         ("x86_64", "amd64"),
         ("aarch64", "arm64"),

@@ -3,14 +3,16 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use base::debian::{Lock, PackageRoot, Wanted};
 use base::{Closure, Root, Start};
 use oci::Tree;
 use supply::{Component, Sbom};
 use workspace::{Base, Linkage};
 
-use crate::bases;
 use crate::plan::{ServicePlan, program};
 use crate::report::BuildError;
+use crate::session::Loaded;
+use crate::{bases, stack};
 
 /// What an image stands on.
 pub(crate) struct Rooted {
@@ -22,19 +24,37 @@ pub(crate) struct Rooted {
 }
 
 /// The root for the `binary` of a service.
-pub(crate) fn root(service: &ServicePlan, binary: &Path, target: &str) -> Result<Rooted> {
+pub(crate) fn root(loaded: &Loaded, service: &ServicePlan, binary: &Path) -> Result<Rooted> {
     let users = ("slipway: users, certificates, time zones", base::static_root(service.user)?);
     let mut rooted = Rooted { trees: vec![users], components: Vec::new(), linkage: service.linkage() };
     match &service.base {
         Base::Static | Base::Auto => {}
         Base::Closure => {
-            let closure = closure(binary, target)?;
+            let closure = closure(binary, &loaded.plan.target)?;
             rooted.trees.push(("slipway: shared libraries", closure.tree()?));
             rooted.components = closure.components();
         }
-        Base::Debian(_) | Base::Image(_) => anyhow::bail!("the base {} is not supported yet", service.base),
+        Base::Debian(packages) => {
+            let packages = debian(loaded, packages, &service.image.architecture)?;
+            let packages = packages.completed("app", service.user)?;
+            rooted.trees = vec![("slipway: Debian packages", packages.tree)];
+            rooted.components = packages.components;
+        }
+        Base::Image(_) => anyhow::bail!("the base {} is not supported yet", service.base),
     }
     Ok(rooted)
+}
+
+fn debian(loaded: &Loaded, packages: &[String], architecture: &str) -> Result<PackageRoot> {
+    let root = &loaded.workspace.root;
+    let lock = Lock::load(root)?.with_context(|| {
+        format!(
+            "there is no {}, which says what the base is made of; run `cargo xtask base lock`",
+            Lock::FILE
+        )
+    })?;
+    let packages = lock.root(&Wanted::new(packages, &[]), architecture)?;
+    stack::debian_store(root)?.root(&lock, &packages, &[])
 }
 
 fn closure(binary: &Path, target: &str) -> Result<Closure> {

@@ -27,9 +27,9 @@ use crate::{inputs, root, stale};
 /// A workspace whose images can be built.
 #[derive(Debug)]
 pub struct Session {
-    root: PathBuf,
-    settings: Settings,
-    paths: Paths,
+    pub(crate) root: PathBuf,
+    pub(crate) settings: Settings,
+    pub(crate) paths: Paths,
     git: Option<GitState>,
     started: Instant,
 }

@@ -24,9 +24,6 @@ pub struct DebianSettings {
 pub struct StackImage {
     /// What its root is made of.
     pub base: StackBase,
-    /// Names that other people's images of the same program have, for the tag; the version of the first package where `None`.
-    #[serde(default)]
-    pub tag: Option<String>,
     /// Files with the text given here, by path.
     #[serde(default)]
     pub files: BTreeMap<String, String>,
