@@ -60,6 +60,8 @@ Examples:
   cargo xtask build api                 one service: the same bits as when all are built
   cargo xtask build --dry-run           what would be done
   cargo xtask build --load              load the images into the Docker engine as well
+  cargo xtask build --platform linux/amd64,linux/arm64
+                                        one index a service, with an image for each processor
   skopeo inspect oci:target/slipway/images:api")]
 pub(crate) struct Build {
     /// Services to build; all where none is named.
@@ -76,6 +78,10 @@ pub(crate) struct Build {
     /// Load the images into the Docker engine that DOCKER_HOST names, or the local one.
     #[arg(long)]
     pub(crate) load: bool,
+    /// Platforms to build for, and with several of them an index under each service's name [default: build.platforms of slipway.yaml, or
+    /// the configured target]
+    #[arg(long, value_name = "OS/ARCH", value_delimiter = ',')]
+    pub(crate) platform: Vec<workspace::Platform>,
 }
 
 /// Roots of Debian packages: lock them, show them, build images of other people's programs from them.
@@ -133,6 +139,10 @@ pub(crate) struct BaseBuild {
     /// Load the images into the Docker engine that DOCKER_HOST names, or the local one.
     #[arg(long)]
     pub(crate) load: bool,
+    /// Platforms to build for, and with several of them an index under each service's name [default: build.platforms of slipway.yaml, or
+    /// the configured target]
+    #[arg(long, value_name = "OS/ARCH", value_delimiter = ',')]
+    pub(crate) platform: Vec<workspace::Platform>,
 }
 
 /// Run the tests of the whole workspace.

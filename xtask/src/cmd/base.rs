@@ -45,9 +45,10 @@ fn build(session: &Session, flags: &BaseBuild) -> Result<()> {
     render::images(&images, &session.layout(), flags.json)?;
     if flags.load {
         let layout = Layout::open(&session.layout())?;
+        let engine = crate::docker::Engine::connect().or_exit(Code::Configuration)?;
         for image in &images {
             let name = session.image_reference(image);
-            let id = crate::docker::load(&layout, image.image, &name).or_exit(Code::Configuration)?;
+            let id = engine.load(&layout, image.image, &name).or_exit(Code::Configuration)?;
             eprintln!("loaded {name} as {id}");
         }
     }

@@ -1,18 +1,40 @@
 //! `cargo xtask build`: load, plan, show, run, report.
 
+use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
-use ::build::{Report, Session};
+use ::build::{Platforms, Report, Session};
 use anyhow::{Context, Result};
 use oci::Layout;
+use workspace::{Platform, Settings};
 
+use crate::docker::Engine;
 use crate::exit::{Code, ResultExt};
 use crate::flags;
 use crate::render::{self, Progress};
 
 pub(crate) fn run(flags: &flags::Build) -> Result<()> {
     let root = super::workspace_root().or_exit(Code::Configuration)?;
-    let mut session = Session::open(&root).or_exit(Code::Configuration)?;
+    let platforms = platforms(&root, flags).or_exit(Code::Configuration)?;
+    match platforms.as_slice() {
+        [] => single(Session::open(&root).or_exit(Code::Configuration)?, &root, flags),
+        [one] => single(Session::open_platform(&root, *one).or_exit(Code::Configuration)?, &root, flags),
+        several => multiple(&root, several, flags),
+    }
+}
+
+/// Those of the command line, or those of the configuration; none for the configured target alone.
+fn platforms(root: &Path, flags: &flags::Build) -> Result<Vec<Platform>> {
+    let mut platforms = flags.platform.clone();
+    if platforms.is_empty() {
+        platforms = Settings::load(root)?.build.platforms;
+    }
+    platforms.sort();
+    platforms.dedup();
+    Ok(platforms)
+}
+
+fn single(mut session: Session, root: &Path, flags: &flags::Build) -> Result<()> {
     if flags.dry_run {
         let loaded = session.plan(&flags.services).or_exit(Code::Configuration)?;
         return render::plan(&loaded, flags.json);
@@ -23,8 +45,36 @@ pub(crate) fn run(flags: &flags::Build) -> Result<()> {
         false => images(&mut session, &flags.services, &interrupted)?,
     };
     render::report(&report, signed_by.as_deref(), flags.json)?;
+    if report.reason.is_some() {
+        prune(&session, root, &interrupted);
+    }
     if flags.load {
-        load(&session, &report)?;
+        load(&Engine::connect().or_exit(Code::Configuration)?, &session, &report)?;
+    }
+    Ok(())
+}
+
+fn multiple(root: &Path, platforms: &[Platform], flags: &flags::Build) -> Result<()> {
+    let mut all = Platforms::open(root, platforms).or_exit(Code::Configuration)?;
+    if flags.dry_run {
+        let plans = all.plan(&flags.services).or_exit(Code::Configuration)?;
+        return render::plans(&plans, flags.json);
+    }
+    let interrupted = super::interruption()?;
+    let progress = Progress::new();
+    let report = all.build(&flags.services, &progress, &interrupted);
+    progress.finish();
+    let report = report?;
+    render::platforms(&report, flags.json)?;
+    if report.platforms.values().any(|report| report.reason.is_some()) {
+        prune(&Session::open(root)?, root, &interrupted);
+    }
+    if flags.load {
+        let engine = Engine::connect().or_exit(Code::Configuration)?;
+        let own = report.platforms.get(&engine.platform());
+        let own = own
+            .with_context(|| format!("the engine runs {}, and nothing was built for it", engine.platform()));
+        load(&engine, &Session::open(root)?, own.or_exit(Code::Configuration)?)?;
     }
     Ok(())
 }
@@ -57,11 +107,19 @@ fn build(session: &mut Session, services: &[String], interrupted: &AtomicBool) -
     report
 }
 
-fn load(session: &Session, report: &Report) -> Result<()> {
+/// The images are there, whether old ones can be removed or not.
+fn prune(session: &Session, root: &Path, interrupted: &AtomicBool) {
+    let pruned = super::keep::named(root).and_then(|keep| session.prune(keep, &Progress::new(), interrupted));
+    if let Err(error) = pruned {
+        eprintln!("warning: cannot remove old blobs: {error:#}");
+    }
+}
+
+fn load(engine: &Engine, session: &Session, report: &Report) -> Result<()> {
     let layout = Layout::open(&report.layout)?;
     for service in &report.services {
         let name = session.reference(service);
-        let id = crate::docker::load(&layout, service.image, &name).or_exit(Code::Configuration)?;
+        let id = engine.load(&layout, service.image, &name).or_exit(Code::Configuration)?;
         eprintln!("loaded {name} as {id}");
     }
     Ok(())

@@ -33,6 +33,7 @@ pub(crate) fn run(flags: &flags::Deploy) -> Result<()> {
     if flags.environment.state.is_none() {
         keep_out_of_git(&root)?;
     }
+    super::keep::note(&root, &state).or_exit(Code::Configuration)?;
     if flags.repair {
         ::deploy::repair(&site)?;
     }

@@ -11,11 +11,12 @@ mod table;
 mod test;
 mod verify;
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io::Write as _;
 use std::path::Path;
 
-use ::build::{BuiltService, Loaded, Report};
+use ::build::{BuiltService, Loaded, PlatformsReport, Report};
 use ::release::Release;
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
@@ -83,6 +84,21 @@ fn linking(even: ::build::BreakEven) -> String {
     )
 }
 
+/// Prints the plans of a build for several platforms.
+pub(crate) fn plans(plans: &BTreeMap<String, Loaded>, as_json: bool) -> Result<()> {
+    if as_json {
+        let plans =
+            plans.iter().map(|(platform, loaded)| Ok((platform, serde_json::to_value(&loaded.plan)?)));
+        let plans = plans.collect::<Result<BTreeMap<_, _>>>()?;
+        return document("slipway.build-platforms-plan/1", json!({ "platforms": plans }));
+    }
+    for (platform, loaded) in plans {
+        print(&format!("{platform}:\n"))?;
+        plan(loaded, false)?;
+    }
+    print("an index of these under each service's name\n")
+}
+
 /// Prints what a build gave.
 pub(crate) fn report(report: &Report, signed_by: Option<&str>, as_json: bool) -> Result<()> {
     if as_json {
@@ -114,6 +130,40 @@ pub(crate) fn report(report: &Report, signed_by: Option<&str>, as_json: bool) ->
         |key| format!("signed by the key {key}"),
     );
     print(&format!("{table}{summary}\n{signed}\n"))
+}
+
+/// Prints what builds for several platforms gave.
+pub(crate) fn platforms(report: &PlatformsReport, as_json: bool) -> Result<()> {
+    if as_json {
+        return document("slipway.build-platforms/1", serde_json::to_value(report)?);
+    }
+    let mut table = Table::new(["image", "platform", "digest", "size", "unpacked", "layers", "seconds"]);
+    for index in &report.indexes {
+        let cells = [&index.name, "index", &index.index.to_string(), "", "", "", ""];
+        table.row(cells.map(str::to_owned));
+        for (platform, report) in &report.platforms {
+            for service in report.services.iter().filter(|service| service.name == index.name) {
+                table.row([
+                    String::new(),
+                    platform.clone(),
+                    service.image.to_string(),
+                    bytes(service.size),
+                    bytes(service.unpacked_size),
+                    layers(service),
+                    seconds(service.elapsed_ms),
+                ]);
+            }
+        }
+    }
+    let mut text = table.to_string();
+    for (platform, report) in &report.platforms {
+        let (units, compiled) = (report.units, report.compiled);
+        match &report.reason {
+            None => writeln!(text, "{platform}: nothing changed")?,
+            Some(reason) => writeln!(text, "{platform}: {reason}; compiled {compiled} of {units} units")?,
+        }
+    }
+    print(&format!("{text}({} s)\n", seconds(report.elapsed_ms)))
 }
 
 /// Prints a release manifest, and where it was written.

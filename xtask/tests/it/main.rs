@@ -12,6 +12,7 @@ mod github;
 mod interop;
 mod newcomer;
 mod nix;
+mod packing;
 mod platform;
 mod release;
 mod scan;

@@ -12,11 +12,12 @@ use workspace::Linkage;
 use crate::compile::Compiled;
 use crate::documents::{self, Documents};
 use crate::event::{Event, Reporter};
+use crate::pack::Packer;
 use crate::plan::ServicePlan;
 use crate::report::{BuildError, BuiltService};
 use crate::session::{Loaded, elapsed_ms};
 use crate::store::{Paths, State};
-use crate::{finished, leak, pack, root, sbom};
+use crate::{finished, leak, root, sbom};
 
 struct Assembled {
     image: Image,
@@ -33,6 +34,7 @@ pub(crate) fn assemble(
     reporter: &dyn Reporter,
 ) -> Result<Vec<BuiltService>> {
     let layout = Layout::create(&paths.layout())?;
+    let packer = Packer::new(&layout, state, loaded.plan.compression);
     let origin = sbom::Origin {
         metadata: &loaded.workspace.metadata,
         units: &compiled.units,
@@ -43,15 +45,17 @@ pub(crate) fn assemble(
         vendor: loaded.workspace.settings.image.vendor.clone(),
         tools: documents::tools(loaded)?,
     };
+    let platform = loaded.plan.platform.as_deref();
     let one = |service: &ServicePlan| {
         let started = Instant::now();
         let mut sbom = sbom::sbom(&origin, &service.package, &[]);
-        let binary = paths.finished(&service.name);
+        let binary = paths.finished(&service.name, platform);
         finished::finish(linked(compiled, service)?, &supply::audit(&sbom)?, &binary)?;
         check(loaded, &binary, service)?;
         let root = root::root(loaded, service, &binary)
             .with_context(|| format!("cannot make the root of the image of {}", service.name))?;
-        let packed = pack::pack(service, &binary, &root, &layout, state)
+        let packed = packer
+            .pack(service, &binary, &root)
             .with_context(|| format!("cannot pack the image of {}", service.name))?;
         root.describe(&mut sbom);
         sbom.about.layers = packed.layers.iter().map(|layer| layer.digest).collect();
@@ -63,11 +67,11 @@ pub(crate) fn assemble(
             image: packed.image.digest(),
             content: packed.image.content,
             sbom: Digest::of(&documents.cyclonedx),
-            sbom_path: paths.sbom(&service.name),
+            sbom_path: paths.sbom(&service.name, platform),
             spdx: Digest::of(&documents.spdx),
-            spdx_path: paths.spdx(&service.name),
+            spdx_path: paths.spdx(&service.name, platform),
             provenance: Digest::of(&documents.provenance),
-            provenance_path: paths.provenance(&service.name),
+            provenance_path: paths.provenance(&service.name, platform),
             binary_size: binary.metadata()?.len(),
             unpacked_size: packed.unpacked_size,
             size: packed.layers.iter().map(|layer| layer.size).sum(),
@@ -87,7 +91,12 @@ pub(crate) fn assemble(
     });
     let assembled = assembled.into_iter().collect::<Result<Vec<_>>>()?;
     let publish = |Assembled { image, built, documents }| {
-        image.write(&built.name, &layout)?;
+        let is_listed = loaded.plan.platform.is_some() || layout.is_named(&built.name, &built.image)?;
+        if is_listed {
+            image.put(&layout)?
+        } else {
+            image.write(&built.name, &layout)?
+        };
         documents.publish(&built, &layout)?;
         Ok(built)
     };
@@ -118,11 +127,15 @@ fn check(loaded: &Loaded, binary: &Path, service: &ServicePlan) -> Result<()> {
 }
 
 /// The files that must stay as they are for a report to hold.
-pub(crate) fn outputs(services: &[BuiltService], paths: &Paths) -> Result<Vec<PathBuf>> {
+pub(crate) fn outputs(
+    services: &[BuiltService],
+    platform: Option<&str>,
+    paths: &Paths,
+) -> Result<Vec<PathBuf>> {
     let layout = Layout::open(&paths.layout())?;
     let mut files = Vec::new();
     for service in services {
-        files.push(paths.finished(&service.name));
+        files.push(paths.finished(&service.name, platform));
         files.extend([&service.sbom_path, &service.spdx_path, &service.provenance_path].map(Clone::clone));
         files.extend([&service.sbom, &service.spdx, &service.provenance].map(|one| layout.blob_path(one)));
         files.push(layout.blob_path(&service.image));

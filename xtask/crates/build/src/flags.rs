@@ -139,6 +139,7 @@ mod tests {
         CargoConfig {
             target: "x86_64-unknown-linux-gnu".into(),
             rustflags: rustflags.iter().map(|flag| (*flag).to_owned()).collect(),
+            linker: None,
             cargo_home: "/home/u/.cargo".into(),
             env: BTreeMap::new(),
             forced_env: vec![],

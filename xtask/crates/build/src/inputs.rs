@@ -65,8 +65,9 @@ pub(crate) fn known(root: &Path, cargo: &CargoConfig, toolchain: &Toolchain) -> 
     Sources { files, env, ..Sources::default() }
 }
 
-/// The objects and archives of the C toolchain that a static binary for `target` is linked with. Cargo does not know of them.
-pub(crate) fn runtime_objects(target: &str) -> BTreeSet<PathBuf> {
+/// The objects and archives of the C toolchain that a static binary is linked with, as its `compiler` finds them. Cargo does not know of
+/// them.
+pub(crate) fn runtime_objects(compiler: Option<&Path>) -> BTreeSet<PathBuf> {
     const NAMES: [&str; 10] = [
         "libc.a",
         "libm.a",
@@ -79,14 +80,13 @@ pub(crate) fn runtime_objects(target: &str) -> BTreeSet<PathBuf> {
         "crtbeginS.o",
         "crtn.o",
     ];
-    // Another processor's objects belong to another compiler.
-    let is_native = target.starts_with(std::env::consts::ARCH) && target.ends_with("-linux-gnu");
+    let Some(compiler) = compiler else { return BTreeSet::new() };
     let path = |name: &&str| {
-        let printed = Cmd::new("cc").arg(format!("-print-file-name={name}")).read().ok()?;
+        let printed = Cmd::new(compiler).arg(format!("-print-file-name={name}")).read().ok()?;
         // The compiler prints the bare name of what it does not find.
         Some(PathBuf::from(printed)).filter(|path| path.is_absolute())
     };
-    if is_native { NAMES.iter().filter_map(path).collect() } else { BTreeSet::new() }
+    NAMES.iter().filter_map(path).collect()
 }
 
 /// What compilers and build scripts declared; `None` where Cargo left no account of it. `members` are folders and names of

@@ -1,10 +1,11 @@
 //! From a service's plan and its binary to an image in the layout. A layer that was packed before is not packed again: its
 //! key describes the tree by content.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::sync::Mutex;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context, Result, bail};
 use oci::{Compression, Entry, Image, Layer, Layout, Source, Tree};
@@ -24,52 +25,89 @@ pub(crate) struct Packed {
     pub(crate) unpacked_size: u64,
 }
 
-/// Packs one service's image.
-pub(crate) fn pack(
-    plan: &ServicePlan,
-    binary: &Path,
-    root: &Rooted,
-    layout: &Layout,
-    state: &Mutex<State>,
-) -> Result<Packed> {
-    let above = vec![
-        ("slipway: assets and data folders", assets(plan)?),
-        ("slipway: binary", binary_tree(plan, binary)?),
-    ];
-    let trees = root.image(plan, above)?;
-    let mut spec = plan.image.clone();
-    let mut layers = Vec::new();
-    for (comment, tree) in trees.into_iter().filter(|(_, tree)| !tree.is_empty()) {
-        let (layer, reused) = layer(comment, &tree, layout, state)?;
-        layers.push(BuiltLayer {
-            comment: comment.to_owned(),
-            digest: layer.digest,
-            size: layer.size,
-            reused,
-        });
-        spec.layers.push(layer);
-    }
-    let unpacked_size = spec.layers.iter().map(|layer| layer.unpacked_size).sum();
-    Ok(Packed { image: spec.to_image()?, layers, unpacked_size })
+/// Packs the images of one build. Services pack at the same time: what several of them share is packed by the first, and no more
+/// layers are compressed at a time than there are processors, so that memory does not grow with the number of services.
+pub(crate) struct Packer<'a> {
+    layout: &'a Layout,
+    state: &'a Mutex<State>,
+    compression: Compression,
+    /// One lock for each layer that somebody is about to pack.
+    in_work: Mutex<BTreeMap<Digest, Arc<Mutex<()>>>>,
+    free: Mutex<usize>,
+    freed: Condvar,
 }
 
-pub(crate) fn layer(
-    comment: &str,
-    tree: &Tree,
-    layout: &Layout,
-    state: &Mutex<State>,
-) -> Result<(Layer, bool)> {
-    let compression = Compression::Gzip;
-    let key = key(tree, compression)?;
-    let lock = || state.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    // A statement of its own: the lock must not be held while a blob is read.
-    let known = lock().layer(&key).cloned();
-    if let Some(layer) = known.filter(|layer| layout.holds(&layer.digest)) {
-        return Ok((layer, true));
+impl<'a> Packer<'a> {
+    pub(crate) fn new(layout: &'a Layout, state: &'a Mutex<State>, compression: Compression) -> Packer<'a> {
+        let processors = std::thread::available_parallelism().map_or(1, usize::from);
+        let (in_work, freed) = (Mutex::default(), Condvar::new());
+        Packer { layout, state, compression, in_work, free: Mutex::new(processors), freed }
     }
-    let layer = Layer::pack(tree, compression, comment, layout)?;
-    lock().remember_layer(key, layer.clone());
-    Ok((layer, false))
+
+    /// Packs one service's image.
+    pub(crate) fn pack(&self, plan: &ServicePlan, binary: &Path, root: &Rooted) -> Result<Packed> {
+        let above = vec![
+            ("slipway: assets and data folders", assets(plan)?),
+            ("slipway: binary", binary_tree(plan, binary)?),
+        ];
+        let trees = root.image(plan, above)?;
+        let mut spec = plan.image.clone();
+        let mut layers = Vec::new();
+        for (comment, tree) in trees.into_iter().filter(|(_, tree)| !tree.is_empty()) {
+            let (layer, reused) = self.layer(comment, &tree)?;
+            layers.push(BuiltLayer {
+                comment: comment.to_owned(),
+                digest: layer.digest,
+                size: layer.size,
+                reused,
+            });
+            spec.layers.push(layer);
+        }
+        let unpacked_size = spec.layers.iter().map(|layer| layer.unpacked_size).sum();
+        Ok(Packed { image: spec.to_image()?, layers, unpacked_size })
+    }
+
+    /// The layer of `tree`, and whether it was there already.
+    pub(crate) fn layer(&self, comment: &str, tree: &Tree) -> Result<(Layer, bool)> {
+        let key = key(tree, self.compression)?;
+        let turn = Arc::clone(locked(&self.in_work).entry(key).or_default());
+        let _turn = locked(&turn);
+        // A statement of its own: the lock must not be held while a blob is read.
+        let known = locked(self.state).layer(&key).cloned();
+        if let Some(layer) = known.filter(|layer| self.layout.holds(&layer.digest)) {
+            return Ok((layer, true));
+        }
+        let layer = self.compress(comment, tree)?;
+        locked(self.state).remember_layer(key, layer.clone());
+        Ok((layer, false))
+    }
+
+    fn compress(&self, comment: &str, tree: &Tree) -> Result<Layer> {
+        let _processor = Processor::wait_for(self);
+        Layer::pack(tree, self.compression, comment, self.layout)
+    }
+}
+
+/// The right to keep a processor busy.
+struct Processor<'a>(&'a Packer<'a>);
+
+impl<'a> Processor<'a> {
+    fn wait_for(packer: &'a Packer<'a>) -> Processor<'a> {
+        let free = packer.freed.wait_while(locked(&packer.free), |free| *free == 0);
+        *free.unwrap_or_else(PoisonError::into_inner) -= 1;
+        Processor(packer)
+    }
+}
+
+impl Drop for Processor<'_> {
+    fn drop(&mut self) {
+        *locked(&self.0.free) += 1;
+        self.0.freed.notify_one();
+    }
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Describes the tree by content; with the format number, so that another encoder is another layer.

@@ -5,11 +5,12 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 use cargo_metadata::Package;
-use oci::{HealthCheck, ImageSpec};
+use oci::{Compression, HealthCheck, ImageSpec};
 use serde::Serialize;
 use stdx::Cmd;
-use workspace::{Base, CargoConfig, Linkage, Service, ServiceConfig, Workspace};
+use workspace::{Base, CargoConfig, Linkage, Platform, Service, ServiceConfig, Settings, Workspace};
 
+use crate::cross::Tools;
 use crate::flags::{self, Remap};
 use crate::git::GitState;
 use crate::toolchain::Toolchain;
@@ -31,6 +32,11 @@ pub struct Plan {
     pub env: BTreeMap<String, Option<String>>,
     /// Where the source stands.
     pub git: Option<GitState>,
+    /// The platform, where the images will be listed in an index and have no names of their own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub platform: Option<String>,
+    /// How layers are kept.
+    pub compression: Compression,
     /// The images, by name of the service.
     pub services: Vec<ServicePlan>,
     /// A second cargo invocation, for services that are linked in the other way; it has no services of its own here.
@@ -79,6 +85,9 @@ pub(crate) struct Facts<'a> {
     pub(crate) build_dir: &'a Path,
     /// Looks a variable of this process up.
     pub(crate) env: &'a dyn Fn(&str) -> Option<String>,
+    pub(crate) tools: &'a Tools,
+    /// Where the images will be listed in an index.
+    pub(crate) platform: Option<Platform>,
 }
 
 /// Plans the images of `selected`.
@@ -116,6 +125,8 @@ fn invocation(facts: &Facts<'_>, linkage: Linkage, selected: &[&Service]) -> Res
         env: environment(facts, &build_dir, &profile, &rustflags, &remaps)?,
         build_dir,
         git: facts.git.cloned(),
+        platform: facts.platform.map(|platform| platform.to_string()),
+        compression: compression(&workspace.settings),
         services: Vec::new(),
         also: None,
         profile,
@@ -167,6 +178,7 @@ fn environment(
     let mut env = flags::environment(facts.cargo, profile, facts.lock, rustflags, remaps, facts.env);
     // Cargo's own setting for intermediate files would lead them away from where this build looks for them.
     env.insert("CARGO_BUILD_BUILD_DIR".to_owned(), Some(build_dir.display().to_string()));
+    env.extend(facts.tools.env.iter().map(|(name, value)| (name.clone(), Some(value.clone()))));
     let forced = facts.cargo.forced_env.iter().find(|name| env.contains_key(*name));
     if let Some(name) = forced {
         bail!(
@@ -276,18 +288,18 @@ fn labels(facts: &Facts<'_>, service: &Service, package: &Package) -> BTreeMap<S
     named.collect()
 }
 
+/// How layers are kept, by the settings.
+pub(crate) fn compression(settings: &Settings) -> Compression {
+    match settings.image.compression {
+        workspace::Compression::Gzip => Compression::Gzip,
+        workspace::Compression::Zstd => Compression::Zstd,
+    }
+}
+
 /// The processor of a target triple, in Go's words.
 pub(crate) fn architecture(target: &str) -> Result<&'static str> {
-    let known = [
-        ("x86_64", "amd64"),
-        ("aarch64", "arm64"),
-        ("riscv64gc", "riscv64"),
-        ("powerpc64le", "ppc64le"),
-        ("s390x", "s390x"),
-    ];
-    let processor = target.split('-').next().unwrap_or_default();
-    let found = known.iter().find(|(rust, _)| *rust == processor).map(|(_, go)| *go);
-    found.with_context(|| format!("images for the target {target} are not supported"))
+    let platform = Platform::of_target(target);
+    Ok(platform.with_context(|| format!("images for the target {target} are not supported"))?.architecture())
 }
 
 impl ServicePlan {
@@ -309,6 +321,17 @@ impl Plan {
     /// This plan's cargo invocation, and the second one where there is one.
     pub fn invocations(&self) -> impl Iterator<Item = &Plan> {
         [self].into_iter().chain(self.also.as_deref())
+    }
+
+    /// The folders of every target that was ever built for.
+    pub(crate) fn all_profile_folders(&self) -> Vec<PathBuf> {
+        let profile = profile_folder(&self.profile);
+        let of = |plan: &Plan| {
+            let folders = std::fs::read_dir(&plan.build_dir).into_iter().flatten().flatten();
+            let targets = folders.map(|entry| entry.path().join(profile));
+            [plan.build_dir.join(profile)].into_iter().chain(targets).collect::<Vec<_>>()
+        };
+        self.invocations().flat_map(of).collect()
     }
 
     /// The cargo invocation; `also` has one of its own.

@@ -5,12 +5,13 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Result;
 use cargo_metadata::PackageId;
-use oci::Layout;
-use workspace::{CargoConfig, Service, ServiceConfig, Settings, Workspace};
+use oci::{Layout, Pruned};
+use stdx::Digest;
+use workspace::{CargoConfig, Platform, Service, ServiceConfig, Settings, Workspace};
 
 use crate::assemble::{assemble, outputs};
 use crate::bases::{self, BreakEven};
@@ -22,7 +23,10 @@ use crate::plan::{self, Facts, Plan};
 use crate::report::{BuildError, BuiltService, Report};
 use crate::store::{Paths, Remembered, State};
 use crate::toolchain::Toolchain;
-use crate::{inputs, root, stale};
+use crate::{cross, inputs, root, stale};
+
+/// A day: whoever reads an image or deploys a release that nobody else knows of has begun by then.
+const PRUNE_GRACE: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// A workspace whose images can be built.
 #[derive(Debug)]
@@ -32,6 +36,17 @@ pub struct Session {
     pub(crate) paths: Paths,
     git: Option<GitState>,
     started: Instant,
+    platform: Option<Platform>,
+    naming: Naming,
+}
+
+/// What the layout calls the images of a session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Naming {
+    /// Each has its service's name.
+    Service,
+    /// They have no names: an index will, that lists them.
+    InIndex,
 }
 
 /// Everything that planning read; running needs it again.
@@ -89,10 +104,22 @@ impl Loaded {
 impl Session {
     /// Opens the workspace at `root`: reads `slipway.yaml` and where the source stands, no more.
     pub fn open(root: &Path) -> Result<Session> {
-        let settings = Settings::load(root)?;
+        Session::open_as(root, None, Naming::Service)
+    }
+
+    /// Opens the workspace at `root` to build for `platform` instead of the configured target.
+    pub fn open_platform(root: &Path, platform: Platform) -> Result<Session> {
+        Session::open_as(root, Some(platform), Naming::Service)
+    }
+
+    pub(crate) fn open_as(root: &Path, platform: Option<Platform>, naming: Naming) -> Result<Session> {
+        let mut settings = Settings::load(root)?;
+        if let Some(platform) = platform {
+            settings.build.target = Some(platform.target(settings.build.target.as_deref()));
+        }
         let paths = Paths::new(root, &workspace::target_dir(root)?);
         let git = GitState::load(root)?;
-        Ok(Session { root: root.to_owned(), settings, paths, git, started: Instant::now() })
+        Ok(Session { root: root.to_owned(), settings, paths, git, started: Instant::now(), platform, naming })
     }
 
     /// Folder of the workspace.
@@ -121,6 +148,8 @@ impl Session {
         let cargo = CargoConfig::load(&self.root, self.settings.build.target.as_deref())?;
         let workspace = Workspace::load(&self.root, self.settings.clone(), &cargo.target)?;
         let toolchain = Toolchain::load(&self.root)?;
+        let env = |name: &str| std::env::var(name).ok().or_else(|| cargo.env.get(name).cloned());
+        let tools = cross::load(&cargo, &toolchain, &workspace, &env)?;
         let lock = stdx::fs::read(&self.root.join("Cargo.lock"))?;
         let facts = Facts {
             workspace: &workspace,
@@ -130,7 +159,9 @@ impl Session {
             commit_time: self.git.as_ref().map(|git| git.commit_time(&self.root)).transpose()?,
             lock: &lock,
             build_dir: &self.paths.build_dir(),
-            env: &|name| std::env::var(name).ok().or_else(|| cargo.env.get(name).cloned()),
+            env: &env,
+            tools: &tools,
+            platform: self.platform.filter(|_| self.naming == Naming::InIndex),
         };
         let auto = || {
             let sizes = bases::measure(&cargo.target, &self.paths.folder().join("probe"))?;
@@ -141,7 +172,7 @@ impl Session {
         let plan = plan::plan(&facts, &selected)?;
         let created = plan::created(&facts);
         let warnings = warnings(&workspace);
-        let runtime = inputs::runtime_objects(&cargo.target);
+        let runtime = inputs::runtime_objects(tools.compiler.as_deref());
         let members = members(&workspace);
         Ok(Loaded {
             plan,
@@ -174,7 +205,7 @@ impl Session {
         let _lock = self.paths.lock(reporter, interrupted).map_err(refused)?;
         // Whoever held the lock may have built the very same, and the world may have changed meanwhile.
         let begun = SystemTime::now();
-        *self = Session { started: self.started, ..Session::open(&self.root).map_err(refused)? };
+        *self = Session { started: self.started, ..self.reopened().map_err(refused)? };
         let state = State::load(&self.paths);
         if let Some(report) = self.unchanged(&state, names) {
             return Ok(report);
@@ -184,6 +215,31 @@ impl Session {
             reporter.event(Event::Diagnostic(format!("warning: {warning}")));
         }
         self.run(&loaded, state, begun, reporter, interrupted).map_err(failed)
+    }
+
+    fn reopened(&self) -> Result<Session> {
+        Session::open_as(&self.root, self.platform, self.naming)
+    }
+
+    /// Whether a build would only give the last one's report again.
+    pub(crate) fn has_nothing_to_do(&self, names: &[String]) -> bool {
+        self.unchanged(&State::load(&self.paths), names).is_some()
+    }
+
+    /// Removes what no name, referrer or remembered build leads to, and neither does `keep`, a day after it was first found so. Other
+    /// builds of this workspace wait meanwhile.
+    pub fn prune(
+        &self,
+        keep: BTreeSet<Digest>,
+        reporter: &dyn Reporter,
+        interrupted: &AtomicBool,
+    ) -> Result<Pruned> {
+        let _lock = self.paths.lock(reporter, interrupted)?;
+        let mut keep = keep;
+        for remembered in State::load(&self.paths).results.values() {
+            keep.extend(remembered.report.services.iter().flat_map(|service| [service.image, service.sbom]));
+        }
+        Layout::open(&self.paths.layout())?.prune(&keep, PRUNE_GRACE, SystemTime::now())
     }
 
     fn run(
@@ -236,7 +292,7 @@ impl Session {
         report: &Report,
     ) -> Result<()> {
         state.units = compiled.units.len();
-        let selection = selection(&loaded.names);
+        let selection = self.selection(&loaded.names);
         state.results.remove(&selection);
         if let Some(observed) = inputs::observed(&loaded.plan, &loaded.cargo, &loaded.members)? {
             inputs.extend(observed.files, &observed.env)?;
@@ -245,7 +301,9 @@ impl Session {
                 inputs.extend(files.into_iter().collect(), &BTreeSet::new())?;
             }
             stale::note(&mut state, &inputs);
-            let files = outputs(&report.services, &self.paths)?.into_iter().collect();
+            let files = outputs(&report.services, loaded.plan.platform.as_deref(), &self.paths)?
+                .into_iter()
+                .collect();
             let outputs = Inputs::take(Sources { files, ..Sources::default() })?;
             if inputs.is_untouched_since(begun) {
                 state.results.insert(selection, Remembered { inputs, outputs, report: report.clone() });
@@ -255,7 +313,7 @@ impl Session {
     }
 
     fn unchanged(&self, state: &State, names: &[String]) -> Option<Report> {
-        let remembered = state.results.get(&selection(names))?;
+        let remembered = state.results.get(&self.selection(names))?;
         let no_difference = self.difference(remembered).ok()?.is_none();
         let mut report = remembered.report.clone();
         report.reason = None;
@@ -277,23 +335,34 @@ impl Session {
         if outputs.is_some() {
             return Ok(outputs);
         }
-        let tags = Layout::open(&self.paths.layout())?.tags()?;
-        let is_tagged = |service: &&BuiltService| {
-            tags.iter().any(|tag| tag.name == service.name && tag.digest == service.image)
-        };
-        let missing = remembered.report.services.iter().find(|service| !is_tagged(service));
-        Ok(missing.map(|service| format!("the layout has another image of {}", service.name)))
+        let layout = Layout::open(&self.paths.layout())?;
+        for service in &remembered.report.services {
+            if !layout.is_named(&service.name, &service.image)? {
+                return Ok(Some(format!("the layout has another image of {}", service.name)));
+            }
+        }
+        Ok(None)
     }
 
     /// In words, why the last build of this selection does not hold any more.
     fn reason(&self, state: &State, names: &[String]) -> String {
-        let Some(remembered) = state.results.get(&selection(names)) else {
+        let Some(remembered) = state.results.get(&self.selection(names)) else {
             return "no earlier build to compare with".to_owned();
         };
         match self.difference(remembered) {
             Ok(Some(text)) => text.replace(&format!("{}/", self.root.display()), ""),
             Ok(None) => "asked for again".to_owned(),
             Err(error) => format!("{error:#}"),
+        }
+    }
+
+    /// What results are remembered by: the services, and where the configuration does not say so, for which platform.
+    fn selection(&self, names: &[String]) -> String {
+        let selection = selection(names);
+        match (self.platform, self.naming) {
+            (None, _) => selection,
+            (Some(platform), Naming::Service) => format!("{selection}@{platform}"),
+            (Some(platform), Naming::InIndex) => format!("{selection}@{platform} in index"),
         }
     }
 

@@ -12,12 +12,12 @@ use base::{Root, Start};
 use oci::{ImageSpec, Layout, Source, Tree};
 use serde::Serialize;
 use stdx::Digest;
-use supply::{Component, Ecosystem, Sbom, Use};
+use supply::{About, Component, Ecosystem, Sbom, Use};
 use workspace::{Base, Settings, StackImage, Workspace};
 
 use crate::event::Reporter;
-use crate::pack;
-use crate::plan::architecture;
+use crate::pack::Packer;
+use crate::plan::{architecture, compression};
 use crate::report::{BuildError, BuiltLayer};
 use crate::session::Session;
 use crate::store::State;
@@ -144,6 +144,7 @@ impl Session {
         prove(name, image, architecture, &packages, &own)?;
 
         let layout = Layout::create(&self.paths.layout())?;
+        let packer = Packer::new(&layout, state, compression(&self.settings));
         let version = image.base.debian.first().and_then(|first| locked.get(first.as_str()));
         let version = version.map(|package| package.version.clone()).unwrap_or_default();
         let mut spec = spec(name, image, architecture, &version);
@@ -154,7 +155,7 @@ impl Session {
             if tree.is_empty() {
                 continue;
             }
-            let (layer, reused) = pack::layer(comment, tree, &layout, state)?;
+            let (layer, reused) = packer.layer(comment, tree)?;
             layers.push(BuiltLayer {
                 comment: comment.to_owned(),
                 digest: layer.digest,
@@ -175,7 +176,7 @@ impl Session {
             unpacked_size: spec.layers.iter().map(|layer| layer.unpacked_size).sum(),
             layers,
         };
-        stdx::fs::write_atomic(&self.paths.sbom(name), &sbom, 0o644)?;
+        stdx::fs::write_atomic(&self.paths.sbom(name, None), &sbom, 0o644)?;
         made.write(name, &layout)?;
         Ok(built)
     }
@@ -190,11 +191,6 @@ impl Session {
     /// Where the images are.
     pub fn layout(&self) -> std::path::PathBuf {
         self.paths.layout()
-    }
-
-    /// The settings of the workspace.
-    pub fn settings(&self) -> &Settings {
-        &self.settings
     }
 }
 
@@ -276,6 +272,7 @@ fn sbom(name: &str, version: &str, components: &[Component]) -> Sbom {
         edges: BTreeMap::from([(subject.purl(), purls)]),
         components: components.iter().cloned().collect(),
         subject,
+        about: About::default(),
         tool_version: env!("CARGO_PKG_VERSION").to_owned(),
     }
 }

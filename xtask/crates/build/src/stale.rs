@@ -14,7 +14,7 @@ use crate::store::State;
 
 /// Removes the fingerprints of local packages that Cargo could take for fresh by mistake, and notes in `state` what Cargo is
 /// going to see. `members` are folders and names of local packages, `linked` files of the C toolchain that Cargo does not know
-/// of. The state must be written before Cargo runs.
+/// of. The state must be written before Cargo runs. It is one state for all targets, so the fingerprints of all of them go.
 pub(crate) fn forget(
     plan: &Plan,
     state: &mut State,
@@ -23,7 +23,7 @@ pub(crate) fn forget(
     linked: &BTreeSet<PathBuf>,
 ) -> Result<()> {
     let packages = suspects(state, inputs, members, linked)?;
-    for folder in plan.profile_folders() {
+    for folder in plan.all_profile_folders() {
         for entry in std::fs::read_dir(folder.join(".fingerprint")).into_iter().flatten().flatten() {
             let name = entry.file_name();
             // `<package>-<hash>`

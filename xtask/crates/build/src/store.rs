@@ -57,6 +57,12 @@ pub(crate) struct Remembered {
     pub(crate) report: Report,
 }
 
+/// What files about one image are called.
+fn stem(service: &str, platform: Option<&str>) -> String {
+    platform
+        .map_or_else(|| service.to_owned(), |platform| format!("{service}.{}", platform.replace('/', "-")))
+}
+
 impl Paths {
     /// Below Cargo's own target folder.
     pub(crate) fn new(root: &Path, target_dir: &Path) -> Paths {
@@ -78,9 +84,19 @@ impl Paths {
         self.folder.join("images")
     }
 
-    /// The SBOM of a service.
-    pub(crate) fn sbom(&self, service: &str) -> PathBuf {
-        self.folder.join("sbom").join(format!("{service}.cdx.json"))
+    /// The SBOM of a service; of its image for one platform, where there are several.
+    pub(crate) fn sbom(&self, service: &str, platform: Option<&str>) -> PathBuf {
+        self.folder.join("sbom").join(format!("{}.cdx.json", stem(service, platform)))
+    }
+
+    /// The same as an SPDX document.
+    pub(crate) fn spdx(&self, service: &str, platform: Option<&str>) -> PathBuf {
+        self.folder.join("sbom").join(format!("{}.spdx.json", stem(service, platform)))
+    }
+
+    /// The statement that says how the image of a service was built.
+    pub(crate) fn provenance(&self, service: &str, platform: Option<&str>) -> PathBuf {
+        self.folder.join("provenance").join(format!("{}.json", stem(service, platform)))
     }
 
     /// The binaries of services as they go into images.
@@ -89,18 +105,8 @@ impl Paths {
     }
 
     /// The binary of a service as it goes into its image.
-    pub(crate) fn finished(&self, service: &str) -> PathBuf {
-        self.finished_folder().join(service)
-    }
-
-    /// The same as an SPDX document.
-    pub(crate) fn spdx(&self, service: &str) -> PathBuf {
-        self.folder.join("sbom").join(format!("{service}.spdx.json"))
-    }
-
-    /// The statement that says how the image of a service was built.
-    pub(crate) fn provenance(&self, service: &str) -> PathBuf {
-        self.folder.join("provenance").join(format!("{service}.json"))
+    pub(crate) fn finished(&self, service: &str, platform: Option<&str>) -> PathBuf {
+        self.finished_folder().join(stem(service, platform))
     }
 
     fn state(&self) -> PathBuf {

@@ -83,7 +83,7 @@ impl Compression {
 
 /// Compresses what is written to it. [`Encoder::finish`] must be called, or the stream lacks its end.
 pub(crate) enum Encoder<W: Write> {
-    Gzip(GzipWriter<W>),
+    Gzip(Box<GzipWriter<W>>),
     Zstd(zstd::stream::write::Encoder<'static, W>),
     None(W),
 }
@@ -91,7 +91,7 @@ pub(crate) enum Encoder<W: Write> {
 impl<W: Write> Encoder<W> {
     pub(crate) fn new(compression: Compression, out: W) -> Result<Encoder<W>> {
         Ok(match compression {
-            Compression::Gzip => Encoder::Gzip(GzipWriter::new(out)?),
+            Compression::Gzip => Encoder::Gzip(Box::new(GzipWriter::new(out)?)),
             Compression::Zstd => Encoder::Zstd(zstd_encoder(out)?),
             Compression::None => Encoder::None(out),
         })

@@ -85,6 +85,21 @@ impl Layout {
         entries.iter().map(image).collect()
     }
 
+    /// The annotations that the manifests of all `images` have alike.
+    pub fn common_annotations(&self, images: &[Digest]) -> Result<BTreeMap<String, String>> {
+        let mut common: Option<BTreeMap<String, String>> = None;
+        for image in images {
+            let own = self.manifest(image)?.annotations().clone().unwrap_or_default();
+            common = Some(match common {
+                None => own.into_iter().collect(),
+                Some(common) => {
+                    common.into_iter().filter(|(key, value)| own.get(key) == Some(value)).collect()
+                }
+            });
+        }
+        Ok(common.unwrap_or_default())
+    }
+
     /// Whether `name` stands for this image, alone or among those of an index.
     pub fn is_named(&self, name: &str, image: &Digest) -> Result<bool> {
         let Some(tagged) = self.tags()?.into_iter().find(|tagged| tagged.name == name) else {

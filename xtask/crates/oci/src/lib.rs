@@ -19,7 +19,7 @@ mod tree;
 mod unpack;
 mod visit;
 
-pub use archive::write_archive;
+pub use archive::{ArchiveLayers, write_archive};
 pub use compress::Compression;
 pub use image::{HealthCheck, Image, ImageSpec};
 pub use index::PlatformImage;

@@ -10,6 +10,7 @@ use stdx::yaml::{self, File};
 
 use crate::base::Base;
 use crate::deps::DepsSettings;
+use crate::platform::{Compression, Platform};
 use crate::scan::ScanSettings;
 use crate::signing::SigningSettings;
 use crate::stack::{self, DebianSettings, StackImage};
@@ -52,6 +53,8 @@ pub struct BuildSettings {
     pub profile: String,
     /// Target triple; this machine's processor with glibc where `None`.
     pub target: Option<String>,
+    /// What images are built for where the command line does not say; for `target` where empty.
+    pub platforms: Vec<Platform>,
 }
 
 /// What all images have in common.
@@ -64,6 +67,8 @@ pub struct ImageSettings {
     pub vendor: Option<String>,
     /// What roots are made of, for services that do not say.
     pub base: Base,
+    /// How layers are kept.
+    pub compression: Compression,
 }
 
 /// How tests run.
@@ -108,7 +113,7 @@ impl Default for TestSettings {
 
 impl Default for BuildSettings {
     fn default() -> BuildSettings {
-        BuildSettings { profile: "release".to_owned(), target: None }
+        BuildSettings { profile: "release".to_owned(), target: None, platforms: vec![] }
     }
 }
 
@@ -133,6 +138,11 @@ impl Settings {
             let message =
                 format!("`{profile}` is not a profile to ship; name `release` or one that inherits from it");
             problems.push(file.problem(&["build", "profile"], message));
+        }
+        let platforms = &self.build.platforms;
+        if let Some(twice) = (1..platforms.len()).find(|at| platforms[..*at].contains(&platforms[*at])) {
+            let message = format!("{} is named twice", platforms[twice]);
+            problems.push(file.problem(&["build", "platforms"], message));
         }
         let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "._-/:".contains(c);
         if !self.image.prefix.chars().all(allowed) {
@@ -188,6 +198,20 @@ mod tests {
         assert_eq!(load("build:\n").unwrap(), Settings::default());
         assert_eq!(load("ci: { any: [thing] }").unwrap(), Settings::default());
         assert_eq!(load("image: { prefix: r.example/t/ }").unwrap().image.prefix, "r.example/t/");
+    }
+
+    #[test]
+    fn platforms_and_compressions_are_those_that_there_are() {
+        let settings =
+            load("build: { platforms: [linux/amd64, linux/arm64] }\nimage: { compression: zstd }").unwrap();
+        let platforms: Vec<_> = settings.build.platforms.iter().map(Platform::to_string).collect();
+        assert_eq!(platforms, ["linux/amd64", "linux/arm64"]);
+        assert_eq!(settings.image.compression, Compression::Zstd);
+        for text in ["build:\n  platforms: [linux/x86]\n", "image:\n  compression: xz\n"] {
+            let error = load(text).unwrap_err().to_string();
+            assert!(error.contains("slipway.yaml:2"), "{error}");
+        }
+        assert!(load("build: { platforms: [linux/arm64, linux/arm64] }").is_err());
     }
 
     #[test]

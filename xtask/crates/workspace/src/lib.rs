@@ -5,6 +5,7 @@ mod base;
 mod config;
 mod deps;
 mod load;
+mod platform;
 mod scan;
 mod service;
 mod signing;
@@ -18,6 +19,7 @@ pub use deps::{Budget, DepsSettings};
 pub use load::{
     CargoConfig, Network, Service, TestConfig, Workspace, cargo_home, locate, slipway_dir, target_dir,
 };
+pub use platform::{Compression, ParsePlatformError, Platform};
 pub use scan::{AdvisorySettings, ImageLimits, LicenceException, LicenceSettings, ScanSettings};
 pub use service::{
     Asset, EnvKind, EnvVar, Health, Http, Image, Resources, Route, ServiceConfig, Stop, Volume,

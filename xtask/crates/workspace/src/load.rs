@@ -66,6 +66,8 @@ pub struct CargoConfig {
     /// The flags that Cargo would give rustc for that target, from the environment or the configuration files by Cargo's
     /// own rules of precedence.
     pub rustflags: Vec<String>,
+    /// The linker that the user chose for the target.
+    pub linker: Option<PathBuf>,
     /// Folder of Cargo's registry and git checkouts.
     pub cargo_home: PathBuf,
     /// Variables of the `[env]` tables.
@@ -148,11 +150,12 @@ impl CargoConfig {
             None => default_target(config.host_triple().context("cannot ask rustc for its host")?)?,
         };
         let rustflags = config.rustflags(target.as_str())?.map(|flags| flags.flags).unwrap_or_default();
+        let linker = config.linker(target.as_str())?;
         let text = |value: &cargo_config2::EnvConfigValue| value.value.to_string_lossy().into_owned();
         let env = config.env.iter().map(|(name, value)| (name.clone(), text(value))).collect();
         let forced_env =
             config.env.iter().filter(|(_, value)| value.force).map(|(name, _)| name.clone()).collect();
-        Ok(CargoConfig { target, rustflags, cargo_home, env, forced_env })
+        Ok(CargoConfig { target, rustflags, linker, cargo_home, env, forced_env })
     }
 
     /// The flags that can decide what is compiled for an image: the user's, then static linking.
