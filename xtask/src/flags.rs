@@ -24,6 +24,7 @@ pub(crate) struct Slipway {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    Init(Init),
     Build(Build),
     Base(Base),
     Test(Box<Test>),
@@ -50,6 +51,28 @@ pub(crate) enum Command {
         state: PathBuf,
         listen: SocketAddr,
     },
+}
+
+/// Look at a workspace that has never heard of this tool, and write a commented `slipway.yaml`.
+///
+/// It names the binaries that become images and says why, and those that were left out. Nothing else is written, and no file is
+/// ever replaced without --force.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  cargo xtask init                      write slipway.yaml
+  cargo xtask init --dry-run            print what would be written
+  cargo xtask build                     then: images of all services")]
+pub(crate) struct Init {
+    /// Print the file and write nothing.
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Print one JSON document instead of text.
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Replace a slipway.yaml that is there.
+    #[arg(long)]
+    pub(crate) force: bool,
 }
 
 /// Build reproducible OCI images of services, without a container engine.

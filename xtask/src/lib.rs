@@ -46,6 +46,7 @@ fn arguments() -> impl Iterator<Item = std::ffi::OsString> {
 
 fn run(flags: &Slipway) -> anyhow::Result<()> {
     match &flags.command {
+        Command::Init(flags) => cmd::init::run(flags),
         Command::Build(flags) => cmd::build::run(flags),
         Command::Base(flags) => cmd::base::run(flags),
         Command::Test(flags) => cmd::test::run(flags),

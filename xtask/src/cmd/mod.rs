@@ -8,6 +8,7 @@ pub(crate) mod deploy;
 pub(crate) mod deps;
 pub(crate) mod down;
 pub(crate) mod github;
+pub(crate) mod init;
 pub(crate) mod keep;
 pub(crate) mod key;
 pub(crate) mod logs;

@@ -9,6 +9,7 @@ mod ci;
 mod deploy;
 mod docs;
 mod github;
+mod init;
 mod interop;
 mod newcomer;
 mod nix;

@@ -1,7 +1,7 @@
 //! Running the one cargo invocation and reading from its JSON stream what was really compiled.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
@@ -14,6 +14,7 @@ use cargo_metadata::{Artifact, Message, PackageId, TargetKind};
 use rustix::process::{Pid, Signal, kill_process_group};
 use workspace::Unit;
 
+use crate::diagnostics::Diagnostics;
 use crate::event::{Event, Reporter};
 use crate::plan::Plan;
 
@@ -90,24 +91,23 @@ fn interrupt_when_asked(group: Pid, interrupted: &AtomicBool, finished: &AtomicB
 fn follow(child: &mut Child, plan: &Plan, reporter: &dyn Reporter) -> Result<Compiled> {
     let stdout = child.stdout.take().context("cargo has no standard output")?;
     let stderr = child.stderr.take().context("cargo has no standard error")?;
-    thread::scope(|scope| {
-        scope.spawn(|| report_lines(stderr, reporter));
+    let diagnostics = Diagnostics::new(reporter);
+    let compiled = thread::scope(|scope| {
+        let diagnostics = &diagnostics;
+        scope.spawn(move || diagnostics.cargo(BufReader::new(stderr).lines().map_while(Result::ok)));
         let mut compiled = Compiled::default();
         for message in Message::parse_stream(BufReader::new(stdout)) {
             match message.context("cannot read cargo's messages")? {
                 Message::CompilerArtifact(artifact) => compiled.add(&artifact, plan, reporter),
+                Message::CompilerMessage(message) => diagnostics.compiler(&message),
                 Message::TextLine(line) => reporter.event(Event::Diagnostic(line)),
                 _ => {}
             }
         }
         Ok(compiled)
-    })
-}
-
-fn report_lines(stream: impl Read, reporter: &dyn Reporter) {
-    for line in BufReader::new(stream).lines().map_while(Result::ok) {
-        reporter.event(Event::Diagnostic(line));
-    }
+    });
+    diagnostics.finish();
+    compiled
 }
 
 impl Compiled {
@@ -130,7 +130,7 @@ impl Compiled {
 }
 
 /// `name` of a package id such as `registry+https://…#name@1.2.3` or `path+file:///…/name#1.2.3`.
-fn short_name(id: &str) -> &str {
+pub(crate) fn short_name(id: &str) -> &str {
     let (source, fragment) = id.rsplit_once('#').unwrap_or(("", id));
     match fragment.split_once('@') {
         Some((name, _)) => name,

@@ -124,11 +124,29 @@ pub(crate) fn environment(
             set(name, flags.join(" "));
         }
     }
+    for name in cargo.forced_env.iter().filter(|name| !name.contains("FLAGS") && !name.starts_with("CARGO")) {
+        let forced = cargo.env.get(name).cloned();
+        if let (Some(value), Some(forced)) = (env.get_mut(name), forced) {
+            *value = Some(forced);
+        }
+    }
     // Our encoded flags hold these already; and whoever builds is no part of what is built.
     for name in ["RUSTFLAGS", "USER", "LOGNAME", "HOSTNAME", "LANG", "LANGUAGE"] {
         env.insert(name.to_owned(), None);
     }
     env
+}
+
+/// Cargo sets a variable that its configuration forces whatever this program says. Values that the user fixed so are part of the
+/// source and hold; but C flags must carry ours as well, and a setting on the command line counts for more than a file's.
+pub(crate) fn forced_c_flags(cargo: &CargoConfig, env: &BTreeMap<String, Option<String>>) -> Vec<String> {
+    let is_c_flags = |name: &&String| name.starts_with("CFLAGS_") || name.starts_with("CXXFLAGS_");
+    let forced = cargo.forced_env.iter().filter(is_c_flags);
+    let setting = |(name, value): (&String, &String)| {
+        // A text in JSON is one in TOML.
+        [format!("--config=env.{name}.value={}", serde_json::Value::from(value.as_str()))]
+    };
+    forced.filter_map(|name| Some((name, env.get(name)?.as_ref()?))).flat_map(setting).collect()
 }
 
 #[cfg(test)]

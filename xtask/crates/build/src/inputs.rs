@@ -59,6 +59,7 @@ pub(crate) fn known(root: &Path, cargo: &CargoConfig, toolchain: &Toolchain) -> 
         }
     }
     files.extend(["config.toml", "config"].map(|name| cargo.cargo_home.join(name)));
+    files.extend(workspace::configuration_files(root, &cargo.cargo_home));
     files.insert(toolchain.sysroot.join("bin/rustc"));
     let mut env = relevant_variables();
     env.extend(["PATH", "SOURCE_DATE_EPOCH"].map(str::to_owned));

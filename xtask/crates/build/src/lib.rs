@@ -8,6 +8,7 @@ mod assemble;
 mod bases;
 mod compile;
 mod cross;
+mod diagnostics;
 mod documents;
 mod event;
 mod finished;

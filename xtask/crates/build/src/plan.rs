@@ -1,9 +1,9 @@
 //! The plan of a build: everything that will be done, as data. Making it runs nothing.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use cargo_metadata::Package;
 use oci::{Compression, HealthCheck, ImageSpec};
 use serde::Serialize;
@@ -118,11 +118,12 @@ fn invocation(facts: &Facts<'_>, linkage: Linkage, selected: &[&Service]) -> Res
     let build_dir = build_dir(facts, linkage);
     let remaps = flags::remaps(&workspace.root, cargo, &build_dir, facts.toolchain, &workspace.metadata);
     let rustflags = flags::rustflags(cargo, linkage, facts.toolchain, &remaps)?;
+    let env = environment(facts, &build_dir, &profile, &rustflags, &remaps)?;
     Ok(Plan {
         root: workspace.root.clone(),
         target: cargo.target.clone(),
-        cargo_args: cargo_args(workspace, cargo, &build_dir, selected),
-        env: environment(facts, &build_dir, &profile, &rustflags, &remaps)?,
+        cargo_args: cargo_args(workspace, cargo, &build_dir, selected, &env),
+        env,
         build_dir,
         git: facts.git.cloned(),
         platform: facts.platform.map(|platform| platform.to_string()),
@@ -148,17 +149,21 @@ fn cargo_args(
     cargo: &CargoConfig,
     build_dir: &Path,
     selected: &[&Service],
+    env: &BTreeMap<String, Option<String>>,
 ) -> Vec<String> {
-    let mut args: Vec<String> = ["build", "--locked", "--quiet", "--message-format=json-render-diagnostics"]
-        .map(str::to_owned)
-        .into();
+    let mut args: Vec<String> = ["build", "--locked", "--message-format=json"].map(str::to_owned).into();
     args.extend([
         format!("--profile={}", workspace.settings.build.profile),
         format!("--target={}", cargo.target),
     ]);
     args.push(format!("--target-dir={}", build_dir.display()));
-    args.extend(workspace.services.values().map(|service| format!("--package={}", service.package)));
-    args.extend(selected.iter().map(|service| format!("--bin={}", service.binary)));
+    args.extend(workspace.settings.build.feature_args());
+    // A package can have several services, and a binary too, with other arguments.
+    let packages = workspace.services.values().map(|service| format!("--package={}", service.package));
+    args.extend(packages.collect::<BTreeSet<_>>());
+    let binaries = selected.iter().map(|service| format!("--bin={}", service.binary));
+    args.extend(binaries.collect::<BTreeSet<_>>());
+    args.extend(flags::forced_c_flags(cargo, env));
     args
 }
 
@@ -179,12 +184,6 @@ fn environment(
     // Cargo's own setting for intermediate files would lead them away from where this build looks for them.
     env.insert("CARGO_BUILD_BUILD_DIR".to_owned(), Some(build_dir.display().to_string()));
     env.extend(facts.tools.env.iter().map(|(name, value)| (name.clone(), Some(value.clone()))));
-    let forced = facts.cargo.forced_env.iter().find(|name| env.contains_key(*name));
-    if let Some(name) = forced {
-        bail!(
-            "Cargo's configuration forces the variable {name} in its `[env]` table, and a reproducible build sets it; remove `force`"
-        );
-    }
     Ok(env)
 }
 

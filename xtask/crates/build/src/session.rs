@@ -148,7 +148,7 @@ impl Session {
         let cargo = CargoConfig::load(&self.root, self.settings.build.target.as_deref())?;
         let workspace = Workspace::load(&self.root, self.settings.clone(), &cargo.target)?;
         let toolchain = Toolchain::load(&self.root)?;
-        let env = |name: &str| std::env::var(name).ok().or_else(|| cargo.env.get(name).cloned());
+        let env = |name: &str| cargo.variable(name, std::env::var(name).ok());
         let tools = cross::load(&cargo, &toolchain, &workspace, &env)?;
         let lock = stdx::fs::read(&self.root.join("Cargo.lock"))?;
         let facts = Facts {

@@ -12,11 +12,13 @@ use crate::base::Base;
 use crate::deps::DepsSettings;
 use crate::platform::{Compression, Platform};
 use crate::scan::ScanSettings;
+use crate::services::ServiceEntry;
 use crate::signing::SigningSettings;
 use crate::stack::{self, DebianSettings, StackImage};
 
 /// Settings of the whole workspace.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct Settings {
     /// How binaries are compiled.
@@ -29,6 +31,8 @@ pub struct Settings {
     pub images: BTreeMap<String, StackImage>,
     /// What services may be made of.
     pub deps: DepsSettings,
+    /// By name: all services of the workspace, instead of those that are found.
+    pub services: Option<BTreeMap<String, Option<ServiceEntry>>>,
     /// What scans go by.
     pub scan: ScanSettings,
     /// How images are signed.
@@ -36,6 +40,7 @@ pub struct Settings {
     /// How tests run.
     pub test: TestSettings,
     /// The block of the generated workflows, which has a reader of its own.
+    #[cfg_attr(test, schemars(with = "serde_json::Map<String, serde_json::Value>"))]
     #[serde(deserialize_with = "elsewhere")]
     pub ci: (),
 }
@@ -47,6 +52,7 @@ fn elsewhere<'de, D: Deserializer<'de>>(deserializer: D) -> Result<(), D::Error>
 
 /// How binaries are compiled.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct BuildSettings {
     /// Cargo profile.
@@ -55,10 +61,15 @@ pub struct BuildSettings {
     pub target: Option<String>,
     /// What images are built for where the command line does not say; for `target` where empty.
     pub platforms: Vec<Platform>,
+    /// Features beyond the default ones: `package/feature`.
+    pub features: Vec<String>,
+    /// Whether the default features of the services' packages are on.
+    pub default_features: bool,
 }
 
 /// What all images have in common.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct ImageSettings {
     /// Put before the service's name to make the image's name, for instance `registry.example.com/team/`.
@@ -73,6 +84,7 @@ pub struct ImageSettings {
 
 /// How tests run.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct TestSettings {
     /// A test that runs for longer is called slow, once for each time this long.
@@ -85,6 +97,7 @@ pub struct TestSettings {
 
 /// Tests that share something which only so many of them can use at the same time.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct TestGroup {
     /// Its name.
@@ -113,7 +126,21 @@ impl Default for TestSettings {
 
 impl Default for BuildSettings {
     fn default() -> BuildSettings {
-        BuildSettings { profile: "release".to_owned(), target: None, platforms: vec![] }
+        BuildSettings {
+            profile: "release".to_owned(),
+            target: None,
+            platforms: vec![],
+            features: vec![],
+            default_features: true,
+        }
+    }
+}
+
+impl BuildSettings {
+    /// Cargo's arguments that choose features.
+    pub fn feature_args(&self) -> impl Iterator<Item = String> {
+        let none = (!self.default_features).then(|| "--no-default-features".to_owned());
+        none.into_iter().chain(self.features.iter().map(|feature| format!("--features={feature}")))
     }
 }
 
@@ -154,6 +181,16 @@ impl Settings {
         }
         problems.extend(self.debian.problems(file));
         problems.extend(stack::problems(&self.images, file));
+        let is_qualified =
+            |feature: &&String| feature.split('/').filter(|part| !part.is_empty()).count() == 2;
+        for feature in self.build.features.iter().filter(|feature| !is_qualified(feature)) {
+            let message = format!("`{feature}` must name package and feature, such as `api/postgres`");
+            problems.push(file.problem(&["build", "features"], message));
+        }
+        if self.services.as_ref().is_some_and(BTreeMap::is_empty) {
+            let message = "names no service; remove the key to have them found";
+            problems.push(file.problem(&["services"], message));
+        }
         problems.extend(self.scan.problems(file));
         problems.extend(self.signing.problems(file));
         problems.extend(self.deps.problems(file));
@@ -212,6 +249,17 @@ mod tests {
             assert!(error.contains("slipway.yaml:2"), "{error}");
         }
         assert!(load("build: { platforms: [linux/arm64, linux/arm64] }").is_err());
+    }
+
+    #[test]
+    fn the_schema_in_the_reference_is_what_is_read() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../docs/reference/settings.schema.json");
+        let expected = serde_json::to_string_pretty(&schemars::schema_for!(Settings)).unwrap() + "\n";
+        if std::env::var_os("SLIPWAY_UPDATE").is_some() {
+            std::fs::write(&path, &expected).unwrap();
+        }
+        let real = std::fs::read_to_string(&path).unwrap_or_default();
+        assert!(real == expected, "write it anew: SLIPWAY_UPDATE=1 cargo test -p slipway-workspace schema");
     }
 
     #[test]

@@ -7,6 +7,7 @@ use stdx::yaml::{File, Problem};
 
 /// What services may be made of.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct DepsSettings {
     /// The file of recorded sizes, relative to the workspace's root.
@@ -19,6 +20,7 @@ pub struct DepsSettings {
 
 /// What one service may be made of. Packages are written `name` or `name@version`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct Budget {
     /// Packages that must not be in the binary.

@@ -16,6 +16,7 @@ const PROCESSORS: [(&str, &str); 5] = [
 
 /// How layers are kept.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Compression {
     /// Every engine and registry reads it.
@@ -27,6 +28,7 @@ pub enum Compression {
 
 /// A platform that images can be built for: Linux on a known processor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[cfg_attr(test, derive(schemars::JsonSchema), schemars(with = "String"))]
 pub struct Platform {
     /// In Go's words.
     architecture: &'static str,

@@ -9,9 +9,11 @@ use stdx::yaml::{File, Problem};
 
 /// What scans go by.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct ScanSettings {
     /// From which severity on findings of a check fail, where it differs from the default.
+    #[cfg_attr(test, schemars(with = "BTreeMap<String, String>"))]
     pub fail_on: BTreeMap<Check, Severity>,
     /// The file of waivers, relative to the workspace's root.
     pub waivers: String,
@@ -27,6 +29,7 @@ pub struct ScanSettings {
 
 /// What images must be like.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct ImageLimits {
     /// The largest sum of an image's layers as they are stored; no limit where `None`.
@@ -35,6 +38,7 @@ pub struct ImageLimits {
 
 /// Where advisories come from, and how old they may be.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct AdvisorySettings {
     /// A folder or git checkout (relative to the workspace's root, or absolute), or a URL for `git clone`.
@@ -49,6 +53,7 @@ pub struct AdvisorySettings {
 
 /// Which licences are allowed for what is linked into services.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct LicenceSettings {
     /// SPDX licence identifiers, some with an exception (`Apache-2.0 WITH LLVM-exception`).
@@ -59,6 +64,7 @@ pub struct LicenceSettings {
 
 /// How one package is judged otherwise.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct LicenceException {
     /// `name` or `name@version`.

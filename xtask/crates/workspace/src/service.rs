@@ -238,6 +238,22 @@ impl Default for Stop {
     }
 }
 
+/// Where a service's settings stand: a file, and the keys above them.
+pub(crate) struct Place<'a> {
+    file: &'a File,
+    above: &'a [&'a str],
+}
+
+impl<'a> Place<'a> {
+    pub(crate) fn new(file: &'a File, above: &'a [&'a str]) -> Place<'a> {
+        Place { file, above }
+    }
+
+    fn problem(&self, keys: &[&str], message: impl Into<String>) -> Problem {
+        self.file.problem(&[self.above, keys].concat(), message)
+    }
+}
+
 impl ServiceConfig {
     /// The name of the file, in a package's folder.
     pub const FILE: &'static str = "service.yaml";
@@ -250,11 +266,11 @@ impl ServiceConfig {
     pub fn load(folder: &Path, problems: &mut Vec<Problem>) -> Result<Option<ServiceConfig>> {
         let Some(file) = File::read_if_exists(&folder.join(ServiceConfig::FILE))? else { return Ok(None) };
         let config: ServiceConfig = file.parse()?;
-        config.check(&file, folder, problems);
+        config.check(&Place::new(&file, &[]), folder, problems);
         Ok(Some(config))
     }
 
-    fn check(&self, file: &File, folder: &Path, problems: &mut Vec<Problem>) {
+    pub(crate) fn check(&self, file: &Place<'_>, folder: &Path, problems: &mut Vec<Problem>) {
         self.check_image(file, folder, problems);
         self.check_network(file, problems);
         self.check_variables(file, problems);
@@ -274,7 +290,7 @@ impl ServiceConfig {
         }
     }
 
-    fn check_image(&self, file: &File, folder: &Path, problems: &mut Vec<Problem>) {
+    fn check_image(&self, file: &Place<'_>, folder: &Path, problems: &mut Vec<Problem>) {
         let mut report = |key: &str, message: String| {
             problems.push(file.problem(&key.split('.').collect::<Vec<_>>(), message))
         };
@@ -300,7 +316,7 @@ impl ServiceConfig {
         }
     }
 
-    fn check_network(&self, file: &File, problems: &mut Vec<Problem>) {
+    fn check_network(&self, file: &Place<'_>, problems: &mut Vec<Problem>) {
         let mut report = |key: &str, message: String| {
             problems.push(file.problem(&key.split('.').collect::<Vec<_>>(), message))
         };
@@ -330,7 +346,7 @@ impl ServiceConfig {
         }
     }
 
-    fn check_variables(&self, file: &File, problems: &mut Vec<Problem>) {
+    fn check_variables(&self, file: &Place<'_>, problems: &mut Vec<Problem>) {
         for (name, var) in &self.env {
             let mut report = |message: &str| problems.push(file.problem(&["env", name], message));
             if var.secret && var.default.is_some() {

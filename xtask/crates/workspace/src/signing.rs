@@ -5,6 +5,7 @@ use stdx::yaml::{File, Problem};
 
 /// With which key images are signed, and by which they are checked.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct SigningSettings {
     /// Where the private key is; images are built unsigned where `None`.
@@ -17,6 +18,7 @@ pub struct SigningSettings {
 
 /// Where a private key is. It never stands in the file itself.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(try_from = "Wire")]
 pub enum KeySource {
     /// The variable that holds it.
@@ -28,6 +30,7 @@ pub enum KeySource {
 }
 
 #[derive(Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 struct Wire {
     env: Option<String>,

@@ -10,6 +10,7 @@ use crate::base::is_package_name;
 
 /// Where Debian packages come from.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct DebianSettings {
     /// Release, by codename.
@@ -20,6 +21,7 @@ pub struct DebianSettings {
 
 /// An image that is made of Debian packages.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct StackImage {
     /// What its root is made of.
@@ -56,6 +58,7 @@ pub struct StackImage {
 
 /// Debian packages, and what of them is left out.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct StackBase {
     /// Packages, which come with what they depend on.
@@ -70,6 +73,7 @@ pub struct StackBase {
 
 /// Whom a program runs as.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct StackUser {
     /// Name of user and group.

@@ -12,7 +12,8 @@ use cargo_metadata::{DependencyKind, NodeDep, Package, PackageId};
 use serde::Deserialize;
 use stdx::Cmd;
 
-use crate::load::{CargoConfig, Network, Service, Workspace, cargo};
+use crate::cargo::CargoConfig;
+use crate::load::{Network, Service, Workspace, cargo};
 
 /// A graph beyond this is no workspace that anybody has.
 const MOST_UNITS: usize = 200_000;
@@ -140,6 +141,7 @@ fn command(verb: &str, workspace: &Workspace, cargo_config: &CargoConfig, scratc
         .arg(format!("--profile={}", workspace.settings.build.profile))
         .arg(format!("--target={}", cargo_config.target))
         .arg(format!("--target-dir={}", scratch.display()))
+        .args(workspace.settings.build.feature_args())
         .args(services.map(|service| format!("--package={}", service.package)))
         .env("RUSTC_BOOTSTRAP", "1")
         .env("CARGO_BUILD_BUILD_DIR", scratch)
