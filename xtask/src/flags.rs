@@ -27,6 +27,7 @@ pub(crate) enum Command {
     Init(Init),
     Build(Build),
     Base(Base),
+    Cache(Cache),
     Test(Box<Test>),
     Scan(Scan),
     Deps(Deps),
@@ -85,6 +86,8 @@ Examples:
   cargo xtask build --load              load the images into the Docker engine as well
   cargo xtask build --platform linux/amd64,linux/arm64
                                         one index a service, with an image for each processor
+  cargo xtask build --explain           what was done before, what was not, and why
+  cargo xtask build --cache off         from the sources alone
   skopeo inspect oci:target/slipway/images:api")]
 pub(crate) struct Build {
     /// Services to build; all where none is named.
@@ -105,6 +108,11 @@ pub(crate) struct Build {
     /// the configured target]
     #[arg(long, value_name = "OS/ARCH", value_delimiter = ',')]
     pub(crate) platform: Vec<workspace::Platform>,
+    /// Say of each action whether its result was there already, and which input changed where it was not.
+    #[arg(long)]
+    pub(crate) explain: bool,
+    #[command(flatten)]
+    pub(crate) cache: CacheMode,
 }
 
 /// Roots of Debian packages: lock them, show them, build images of other people's programs from them.
@@ -162,10 +170,72 @@ pub(crate) struct BaseBuild {
     /// Load the images into the Docker engine that DOCKER_HOST names, or the local one.
     #[arg(long)]
     pub(crate) load: bool,
-    /// Platforms to build for, and with several of them an index under each service's name [default: build.platforms of slipway.yaml, or
-    /// the configured target]
-    #[arg(long, value_name = "OS/ARCH", value_delimiter = ',')]
-    pub(crate) platform: Vec<workspace::Platform>,
+}
+
+/// Results of earlier builds: what is kept, and moving it between this machine and others.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  cargo xtask cache stats               what this machine's store holds
+  cargo xtask cache gc                  bring it within its limit
+  cargo xtask cache pull                fetch what a build of the workspace as it is would use
+  cargo xtask cache push --dry-run      what the store that others share lacks")]
+pub(crate) struct Cache {
+    #[command(subcommand)]
+    pub(crate) command: CacheCommand,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum CacheCommand {
+    /// Show what this machine's store holds.
+    Stats(CacheStats),
+    /// Remove what was not used for longest, until the store is within its limit; never the newest.
+    Gc(CacheGc),
+    /// Give the shared store what it lacks of the results of the workspace as it is.
+    Push(CacheMove),
+    /// Take results of the workspace as it is from the shared store.
+    Pull(CacheMove),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CacheStats {
+    /// Print one JSON document instead of a table.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CacheGc {
+    /// The limit, in bytes [default: cache.local.limit_gib of slipway.yaml]
+    #[arg(long, value_name = "BYTES")]
+    pub(crate) limit: Option<u64>,
+    /// Say what would be removed and remove nothing.
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Print one JSON document instead of a table.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CacheMove {
+    /// Services whose results are meant; all where none is named.
+    pub(crate) services: Vec<String>,
+    /// Say what would be moved and move nothing.
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Print one JSON document instead of a table.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// How results that were made before are used.
+#[derive(Debug, Args)]
+pub(crate) struct CacheMode {
+    /// How results that were made before are used: `off`, `read`, `local` (write to this machine's store only), `read-write`
+    /// [default: $SLIPWAY_CACHE, or local]
+    #[arg(long = "cache", value_name = "MODE")]
+    pub(crate) mode: Option<cache::Mode>,
 }
 
 /// Run the tests of the whole workspace.

@@ -49,6 +49,7 @@ fn run(flags: &Slipway) -> anyhow::Result<()> {
         Command::Init(flags) => cmd::init::run(flags),
         Command::Build(flags) => cmd::build::run(flags),
         Command::Base(flags) => cmd::base::run(flags),
+        Command::Cache(flags) => cmd::cache::run(flags),
         Command::Test(flags) => cmd::test::run(flags),
         Command::Release(flags) => cmd::release::run(flags),
         Command::Verify(flags) => cmd::verify::run(flags),

@@ -34,17 +34,20 @@ fn platforms(root: &Path, flags: &flags::Build) -> Result<Vec<Platform>> {
     Ok(platforms)
 }
 
-fn single(mut session: Session, root: &Path, flags: &flags::Build) -> Result<()> {
+fn single(session: Session, root: &Path, flags: &flags::Build) -> Result<()> {
+    let mode = super::cache::mode(&flags.cache).or_exit(Code::Configuration)?;
+    let mut session = session.with_cache(mode);
     if flags.dry_run {
         let loaded = session.plan(&flags.services).or_exit(Code::Configuration)?;
-        return render::plan(&loaded, flags.json);
+        let explained = flags.explain.then(|| session.explain(&flags.services)).transpose();
+        return render::plan(&loaded, explained.or_exit(Code::Configuration)?.as_deref(), flags.json);
     }
     let interrupted = super::interruption()?;
     let Images { report, signed_by } = match flags.unsigned {
         true => Images { report: build(&mut session, &flags.services, &interrupted)?, signed_by: None },
         false => images(&mut session, &flags.services, &interrupted)?,
     };
-    render::report(&report, signed_by.as_deref(), flags.json)?;
+    render::report(&report, signed_by.as_deref(), flags.explain, flags.json)?;
     if report.reason.is_some() {
         prune(&session, root, &interrupted);
     }
@@ -55,7 +58,8 @@ fn single(mut session: Session, root: &Path, flags: &flags::Build) -> Result<()>
 }
 
 fn multiple(root: &Path, platforms: &[Platform], flags: &flags::Build) -> Result<()> {
-    let mut all = Platforms::open(root, platforms).or_exit(Code::Configuration)?;
+    let mode = super::cache::mode(&flags.cache).or_exit(Code::Configuration)?;
+    let mut all = Platforms::open(root, platforms).or_exit(Code::Configuration)?.with_cache(mode);
     if flags.dry_run {
         let plans = all.plan(&flags.services).or_exit(Code::Configuration)?;
         return render::plans(&plans, flags.json);

@@ -3,6 +3,7 @@
 pub(crate) mod admission;
 pub(crate) mod base;
 pub(crate) mod build;
+pub(crate) mod cache;
 pub(crate) mod ci;
 pub(crate) mod deploy;
 pub(crate) mod deps;

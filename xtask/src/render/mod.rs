@@ -1,6 +1,7 @@
 //! What users see: results on standard output as a table or one JSON document, progress on standard error.
 
 mod base;
+mod cache;
 pub(crate) mod ci;
 mod deploy;
 mod deps;
@@ -17,12 +18,13 @@ use std::fmt::Write as _;
 use std::io::Write as _;
 use std::path::Path;
 
-use ::build::{BuiltService, Loaded, PlatformsReport, Report};
+use ::build::{Action, BuiltService, Loaded, PlatformsReport, Report};
 use ::release::Release;
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
 pub(crate) use base::{images, lock_changes, locked};
+pub(crate) use cache::{moved as cache_moved, removed as cache_removed, stats as cache_stats};
 pub(crate) use deploy::{DeployProgress, deploy_plan, down, outcome, status};
 pub(crate) use deps::{deps, deps_check, deps_diff, why};
 pub(crate) use github::{github, github_skipped};
@@ -36,8 +38,8 @@ pub(crate) use test::{
 };
 pub(crate) use verify::{key, verified};
 
-/// Prints a plan.
-pub(crate) fn plan(loaded: &Loaded, as_json: bool) -> Result<()> {
+/// Prints a plan, and of each action whether its result is there already.
+pub(crate) fn plan(loaded: &Loaded, explained: Option<&[Action]>, as_json: bool) -> Result<()> {
     for warning in &loaded.warnings {
         eprintln!("warning: {warning}");
     }
@@ -47,9 +49,13 @@ pub(crate) fn plan(loaded: &Loaded, as_json: bool) -> Result<()> {
     if as_json {
         let mut value = serde_json::to_value(plan)?;
         value["break_even"] = serde_json::to_value(break_even)?;
+        if let Some(actions) = explained {
+            value["actions"] = serde_json::to_value(actions)?;
+        }
         return document("slipway.build-plan/1", value);
     }
-    let mut text = format!("in {}\n", plan.root.display());
+    let mut text = cache::lines(explained.unwrap_or_default());
+    writeln!(text, "in {}", plan.root.display())?;
     for plan in plan.invocations() {
         for (name, value) in &plan.env {
             match value {
@@ -96,13 +102,13 @@ pub(crate) fn plans(plans: &BTreeMap<String, Loaded>, as_json: bool) -> Result<(
     }
     for (platform, loaded) in plans {
         print(&format!("{platform}:\n"))?;
-        plan(loaded, false)?;
+        plan(loaded, None, false)?;
     }
     print("an index of these under each service's name\n")
 }
 
 /// Prints what a build gave.
-pub(crate) fn report(report: &Report, signed_by: Option<&str>, as_json: bool) -> Result<()> {
+pub(crate) fn report(report: &Report, signed_by: Option<&str>, explain: bool, as_json: bool) -> Result<()> {
     if as_json {
         let mut value = serde_json::to_value(report)?;
         value["signed_by"] = json!(signed_by);
@@ -131,7 +137,8 @@ pub(crate) fn report(report: &Report, signed_by: Option<&str>, as_json: bool) ->
         || "unsigned: there is no key (`signing.key` in slipway.yaml)".to_owned(),
         |key| format!("signed by the key {key}"),
     );
-    print(&format!("{table}{summary}\n{signed}\n"))
+    let actions = if explain { cache::actions(report) } else { String::new() };
+    print(&format!("{actions}{table}{summary}\n{signed}\n"))
 }
 
 /// Prints what builds for several platforms gave.

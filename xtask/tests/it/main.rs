@@ -5,6 +5,7 @@
 mod audit;
 mod base;
 mod build;
+mod cache;
 mod ci;
 mod deploy;
 mod docs;

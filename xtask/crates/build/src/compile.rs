@@ -111,6 +111,15 @@ fn follow(child: &mut Child, plan: &Plan, reporter: &dyn Reporter) -> Result<Com
 }
 
 impl Compiled {
+    /// Takes compilations in that need not be run.
+    pub(crate) fn add_units(&mut self, units: &[Unit]) {
+        for unit in units {
+            if !self.units.contains(unit) {
+                self.units.push(unit.clone());
+            }
+        }
+    }
+
     fn add(&mut self, artifact: &Artifact, plan: &Plan, reporter: &dyn Reporter) {
         self.compiled += usize::from(!artifact.fresh);
         let package = artifact.package_id.repr.clone();

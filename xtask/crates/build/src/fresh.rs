@@ -75,9 +75,23 @@ impl Inputs {
         Ok(inputs)
     }
 
+    /// Looks at these files; what cannot be read counts as missing.
+    pub(crate) fn take_files(files: BTreeSet<PathBuf>) -> Inputs {
+        let stamped = files.into_iter().map(|path| {
+            let stamp = Stamp::take(&path).ok().flatten();
+            (path, stamp)
+        });
+        Inputs { files: stamped.collect(), ..Inputs::default() }
+    }
+
     /// All files that count, with what is known of them.
     pub(crate) fn files(&self) -> impl Iterator<Item = (&Path, Option<&Stamp>)> {
         self.files.iter().map(|(path, stamp)| (path.as_path(), stamp.as_ref()))
+    }
+
+    /// The content of a file that counts; `None` where it is missing or does not count.
+    pub(crate) fn digest(&self, path: &Path) -> Option<Digest> {
+        Some(self.files.get(path)?.as_ref()?.digest)
     }
 
     /// What differs from now, in words; `None` where nothing does. `request` is what is asked for now, `env` the names of the
@@ -111,7 +125,12 @@ impl Inputs {
 
     /// Takes further files and variables in, as they are now.
     pub(crate) fn extend(&mut self, files: BTreeSet<PathBuf>, env: &BTreeSet<String>) -> Result<()> {
-        for path in files.into_iter().filter(|path| !path.is_dir()) {
+        for path in files {
+            if path.is_dir() {
+                // Whoever declared it wants to know of new files in it.
+                self.folders.insert(path);
+                continue;
+            }
             if let Entry::Vacant(entry) = self.files.entry(path) {
                 let stamp = Stamp::take(entry.key())?;
                 entry.insert(stamp);
@@ -145,7 +164,8 @@ impl Inputs {
     }
 }
 
-fn variable(name: &str) -> Option<Digest> {
+/// A variable's value as a digest: it can be a secret.
+pub(crate) fn variable(name: &str) -> Option<Digest> {
     std::env::var_os(name).map(|value| Digest::of(value.as_bytes()))
 }
 

@@ -34,6 +34,8 @@ const IRRELEVANT: [&str; 8] = [
 #[derive(Debug, Default)]
 pub(crate) struct Observed {
     pub(crate) files: BTreeSet<PathBuf>,
+    /// Those of them that packages of others asked for.
+    pub(crate) foreign: BTreeSet<PathBuf>,
     pub(crate) env: BTreeSet<String>,
 }
 
@@ -117,6 +119,8 @@ pub(crate) fn observed(
         }
     }
     let ours = |path: &PathBuf| !path.starts_with(&cargo.cargo_home) && !path.starts_with(&plan.build_dir);
+    observed.foreign.retain(ours);
+    observed.files.extend(observed.foreign.iter().cloned());
     observed.files.retain(ours);
     observed.env.retain(|name| is_relevant(name));
     Ok(Some(observed))
@@ -131,15 +135,23 @@ impl Observed {
             if let Some(name) = line.strip_prefix("rerun-if-env-changed=") {
                 self.env.insert(name.to_owned());
             }
-            if let (Some(path), Some(package)) = (line.strip_prefix("rerun-if-changed="), package) {
-                let path = package.join(path);
-                if path.is_dir() {
-                    walk_sources(&path, &mut self.files);
-                }
-                self.files.insert(path);
+            let Some(path) = line.strip_prefix("rerun-if-changed=").map(Path::new) else { continue };
+            match package {
+                Some(package) => add(&package.join(path), &mut self.files),
+                // A path inside a package of the registry changes with its version only; one out of it is of this machine.
+                None if path.is_absolute() => add(path, &mut self.foreign),
+                None => {}
             }
         }
     }
+}
+
+/// Adds a file that is there or not, or a folder with what is in it.
+fn add(path: &Path, files: &mut BTreeSet<PathBuf>) {
+    if path.is_dir() {
+        walk_sources(path, files);
+    }
+    files.insert(path.to_owned());
 }
 
 /// The local package that a build script's output folder (`<name>-<hash>`) belongs to.

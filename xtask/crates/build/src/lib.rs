@@ -4,6 +4,7 @@
 //!
 //! Invariant: what is reported as unchanged was compared by content with what was built, never trusted by file times alone.
 
+mod action;
 mod assemble;
 mod bases;
 mod compile;
@@ -15,12 +16,15 @@ mod finished;
 mod flags;
 mod fresh;
 mod git;
+mod graph;
+mod ingredients;
 mod inputs;
 mod leak;
 mod pack;
 mod plan;
 mod platforms;
 mod report;
+mod reuse;
 mod root;
 mod sbom;
 mod session;
@@ -28,7 +32,9 @@ mod sign;
 mod stack;
 mod stale;
 mod store;
+mod stores;
 mod toolchain;
+mod work;
 
 pub use bases::{BreakEven, Sizes};
 pub use documents::{CYCLONEDX, SPDX, STATEMENT};
@@ -37,7 +43,9 @@ pub use git::GitState;
 pub use leak::Leak;
 pub use plan::{Plan, ServicePlan};
 pub use platforms::{BuiltIndex, Platforms, PlatformsReport};
-pub use report::{BuildError, BuiltLayer, BuiltService, Report};
+pub use report::{Action, BuildError, BuiltLayer, BuiltService, Outcome, Report};
+pub use reuse::Moved;
 pub use session::{Loaded, Session, finished_folder, layout, linked_folder, output_folder};
 pub use sign::sign;
 pub use stack::{BuiltImage, LockChange, Update, debian_store};
+pub use stores::Stores;

@@ -11,6 +11,7 @@ use anyhow::{Context, Result, bail};
 use oci::{Compression, Entry, Image, Layer, Layout, Source, Tree};
 use stdx::{Digest, json};
 
+use crate::action::{Parts, Sort};
 use crate::plan::{ServicePlan, program};
 use crate::report::BuiltLayer;
 use crate::root::Rooted;
@@ -54,7 +55,7 @@ impl<'a> Packer<'a> {
         let mut spec = plan.image.clone();
         let mut layers = Vec::new();
         for (comment, tree) in trees.into_iter().filter(|(_, tree)| !tree.is_empty()) {
-            let (layer, reused) = self.layer(comment, &tree)?;
+            let (layer, reused) = self.layer(&plan.name, comment, &tree)?;
             layers.push(BuiltLayer {
                 comment: comment.to_owned(),
                 digest: layer.digest,
@@ -67,9 +68,11 @@ impl<'a> Packer<'a> {
         Ok(Packed { image: spec.to_image()?, layers, unpacked_size })
     }
 
-    /// The layer of `tree`, and whether it was there already.
-    pub(crate) fn layer(&self, comment: &str, tree: &Tree) -> Result<(Layer, bool)> {
-        let key = key(tree, self.compression)?;
+    /// The layer of `tree` in the image `of`, and whether it was there already.
+    pub(crate) fn layer(&self, of: &str, comment: &str, tree: &Tree) -> Result<(Layer, bool)> {
+        let entries = describe(tree)?;
+        let key = key(&entries, self.compression)?;
+        locked(self.state).trees.insert((of.to_owned(), comment.to_owned()), parts(&entries));
         let turn = Arc::clone(locked(&self.in_work).entry(key).or_default());
         let _turn = locked(&turn);
         // A statement of its own: the lock must not be held while a blob is read.
@@ -110,8 +113,15 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Describes the tree by content; with the format number, so that another encoder is another layer.
-fn key(tree: &Tree, compression: Compression) -> Result<Digest> {
+/// With the format number, so that another encoder is another layer.
+fn key(entries: &[serde_json::Value], compression: Compression) -> Result<Digest> {
+    let description =
+        serde_json::json!({ "format": oci::FORMAT, "compression": compression, "entries": entries });
+    Ok(Digest::of(json::canonical(&description)?))
+}
+
+/// Describes the tree by content.
+fn describe(tree: &Tree) -> Result<Vec<serde_json::Value>> {
     let describe = |(path, entry): (&str, &Entry)| {
         Ok(match entry {
             Entry::Dir { mode, owner } => serde_json::json!([path, "dir", mode, owner]),
@@ -119,10 +129,17 @@ fn key(tree: &Tree, compression: Compression) -> Result<Digest> {
             Entry::File { mode, source } => serde_json::json!([path, "file", mode, source_digest(source)?]),
         })
     };
-    let entries = tree.iter().map(describe).collect::<Result<Vec<_>>>()?;
-    let description =
-        serde_json::json!({ "format": oci::FORMAT, "compression": compression, "entries": entries });
-    Ok(Digest::of(json::canonical(&description)?))
+    tree.iter().map(describe).collect()
+}
+
+/// The same, to tell later what changed.
+fn parts(entries: &[serde_json::Value]) -> Parts {
+    let mut parts = Parts::default();
+    for entry in entries {
+        let path = entry[0].as_str().unwrap_or_default();
+        parts.add_digest(Sort::File, format!("/{path}"), entry.to_string());
+    }
+    parts
 }
 
 fn source_digest(source: &Source) -> Result<Digest> {
@@ -200,7 +217,7 @@ mod tests {
             }
             let mut tree = Tree::new();
             add_asset(&mut tree, &dir, "/app/data").unwrap();
-            key(&tree, Compression::Gzip).unwrap()
+            key(&describe(&tree).unwrap(), Compression::Gzip).unwrap()
         };
         assert_eq!(pack(0o644), pack(0o600));
     }
@@ -210,7 +227,7 @@ mod tests {
         let key_of = |path: &str, mode: u32, text: &str| {
             let mut tree = Tree::new();
             tree.file(path, mode, Source::Bytes(text.into())).unwrap();
-            key(&tree, Compression::Gzip).unwrap()
+            key(&describe(&tree).unwrap(), Compression::Gzip).unwrap()
         };
         let keys = [
             key_of("a", 0o444, "x"),

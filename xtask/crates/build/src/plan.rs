@@ -333,6 +333,15 @@ impl Plan {
         self.invocations().flat_map(of).collect()
     }
 
+    /// The same for some of the services.
+    pub(crate) fn only(&self, names: &BTreeSet<&str>) -> Plan {
+        let (services, others): (Vec<_>, Vec<_>) =
+            self.services.iter().cloned().partition(|service| names.contains(service.name.as_str()));
+        let mut cargo_args = self.cargo_args.clone();
+        cargo_args.retain(|arg| !others.iter().any(|service| *arg == format!("--bin={}", service.binary)));
+        Plan { services, cargo_args, ..self.clone() }
+    }
+
     /// The cargo invocation; `also` has one of its own.
     pub fn command(&self) -> Cmd {
         let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());

@@ -54,6 +54,12 @@ impl Platforms {
         Ok(Platforms { sessions: platforms.iter().map(open).collect::<Result<_>>()?, started })
     }
 
+    /// As [`Session::with_cache`], for each platform.
+    pub fn with_cache(self, mode: cache::Mode) -> Platforms {
+        let sessions = self.sessions.into_iter().map(|(name, session)| (name, session.with_cache(mode)));
+        Platforms { sessions: sessions.collect(), ..self }
+    }
+
     /// Plans the images of `names` for each platform.
     ///
     /// # Errors

@@ -59,8 +59,34 @@ pub struct Report {
     pub compiled: usize,
     /// Why there was something to do; `None` where nothing had changed.
     pub reason: Option<String>,
+    /// What was to be done, and what was done before; empty where nothing changed or nothing of it is known.
+    pub actions: Vec<Action>,
     /// Wall time of the whole build.
     pub elapsed_ms: u64,
+}
+
+/// One action of a build, and whether its result was there already.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Action {
+    /// `dependencies`, `compile <service>`, or `pack <service>: <layer>`.
+    pub action: String,
+    /// Whether it had to be carried out.
+    pub outcome: Outcome,
+    /// The store that had the result; `None` where it was made, or lay in the workspace's own target folder.
+    pub from: Option<String>,
+    /// In words, the input that changed.
+    pub reason: Option<String>,
+}
+
+/// Whether an action had to be carried out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Outcome {
+    /// Its result was there.
+    Hit,
+    /// It was carried out.
+    Miss,
 }
 
 /// An image that is in the layout.

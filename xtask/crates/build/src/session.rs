@@ -4,26 +4,30 @@ use std::collections::BTreeSet;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Result;
+use cache::Mode;
 use cargo_metadata::PackageId;
 use oci::{Layout, Pruned};
 use stdx::Digest;
 use workspace::{CargoConfig, Platform, Service, ServiceConfig, Settings, Workspace};
 
-use crate::assemble::{assemble, outputs};
+use crate::assemble::assemble;
 use crate::bases::{self, BreakEven};
-use crate::compile::{Compiled, compile};
 use crate::event::{Event, Reporter};
 use crate::fresh::{Inputs, Sources};
 use crate::git::GitState;
+use crate::graph::Graph;
 use crate::plan::{self, Facts, Plan};
-use crate::report::{BuildError, BuiltService, Report};
+use crate::report::{Action, BuildError, BuiltService, Report};
+use crate::reuse::{Moved, Reuse};
 use crate::store::{Paths, Remembered, State};
+use crate::stores::Stores;
 use crate::toolchain::Toolchain;
-use crate::{cross, inputs, root, stale};
+use crate::work::Work;
+use crate::{cross, inputs};
 
 /// A day: whoever reads an image or deploys a release that nobody else knows of has begun by then.
 const PRUNE_GRACE: Duration = Duration::from_secs(24 * 60 * 60);
@@ -35,6 +39,7 @@ pub struct Session {
     pub(crate) settings: Settings,
     pub(crate) paths: Paths,
     git: Option<GitState>,
+    reuse: Mode,
     started: Instant,
     platform: Option<Platform>,
     naming: Naming,
@@ -65,8 +70,8 @@ pub struct Loaded {
     pub(crate) created: i64,
     /// Folders of local packages, and the packages' names.
     pub(crate) members: Vec<(PathBuf, String)>,
-    cargo: CargoConfig,
-    names: Vec<String>,
+    pub(crate) cargo: CargoConfig,
+    pub(crate) names: Vec<String>,
 }
 
 /// Where the images of the workspace at `root` are, or will be.
@@ -119,7 +124,8 @@ impl Session {
         }
         let paths = Paths::new(root, &workspace::target_dir(root)?);
         let git = GitState::load(root)?;
-        Ok(Session { root: root.to_owned(), settings, paths, git, started: Instant::now(), platform, naming })
+        let (root, started) = (root.to_owned(), Instant::now());
+        Ok(Session { root, settings, paths, git, reuse: Mode::Off, started, platform, naming })
     }
 
     /// Folder of the workspace.
@@ -135,6 +141,17 @@ impl Session {
     /// The folder of everything that is made, apart from Cargo's own output.
     pub fn folder(&self) -> &Path {
         self.paths.folder()
+    }
+
+    /// Lets builds take results that were made before, here or elsewhere. Without it every image comes from the sources alone,
+    /// and from what this workspace's own target folder holds.
+    pub fn with_cache(self, mode: Mode) -> Session {
+        Session { reuse: mode, ..self }
+    }
+
+    /// The stores that results are kept in, as settings and mode allow.
+    pub fn stores(&self) -> Result<Stores> {
+        Stores::open(&self.root, &self.settings.cache, self.reuse)
     }
 
     /// The name under which an engine or registry has the image.
@@ -188,6 +205,41 @@ impl Session {
         })
     }
 
+    /// Takes results of the workspace as it is from the shared store into this machine's, where `dry_run` does not forbid it.
+    pub fn pull_cache(&self, names: &[String], dry_run: bool) -> Result<Vec<Moved>> {
+        let stores = self.stores()?;
+        self.with_reuse(names, &stores, |reuse, inputs| reuse.pull(inputs, dry_run))
+    }
+
+    /// Gives results of the workspace as it is to the shared store, where `dry_run` does not forbid it.
+    ///
+    /// # Errors
+    /// When there is no shared store that may be written to.
+    pub fn push_cache(&self, names: &[String], dry_run: bool) -> Result<Vec<Moved>> {
+        let to = crate::stores::open_written(&self.root, &self.settings.cache, self.reuse)?;
+        let stores = self.stores()?;
+        self.with_reuse(names, &stores, |reuse, inputs| reuse.push(inputs, &*to, dry_run))
+    }
+
+    /// What a build of `names` would do, as far as that is known before: nothing is compiled or restored.
+    pub fn explain(&self, names: &[String]) -> Result<Vec<Action>> {
+        let stores = self.stores()?;
+        self.with_reuse(names, &stores, |reuse, inputs| reuse.explain(inputs))
+    }
+
+    fn with_reuse<T>(
+        &self,
+        names: &[String],
+        stores: &Stores,
+        run: impl FnOnce(Reuse<'_>, &Inputs) -> Result<T>,
+    ) -> Result<T> {
+        stdx::fs::create_dir_all(self.paths.folder())?;
+        let loaded = self.plan(names)?;
+        let inputs = Inputs::take(self.sources(&loaded, names)?)?;
+        let graph = Graph::load(&loaded.plan, &self.paths.graph())?;
+        run(Reuse::new(&loaded, &graph, &inputs, &self.paths, &stores.layered)?, &inputs)
+    }
+
     /// Builds the images of `names` (all services where empty). If nothing that the last build of them was made from changed,
     /// and all that it gave is still there, its report is given again: neither Cargo nor a compiler is asked then.
     ///
@@ -218,7 +270,7 @@ impl Session {
     }
 
     fn reopened(&self) -> Result<Session> {
-        Session::open_as(&self.root, self.platform, self.naming)
+        Ok(Session::open_as(&self.root, self.platform, self.naming)?.with_cache(self.reuse))
     }
 
     /// Whether a build would only give the last one's report again.
@@ -251,65 +303,53 @@ impl Session {
         interrupted: &AtomicBool,
     ) -> Result<Report> {
         let reason = self.reason(&state, &loaded.names);
-        let inputs = Inputs::take(self.sources(loaded)?)?;
-        stale::forget(&loaded.plan, &mut state, &inputs, &loaded.members, &loaded.runtime)?;
-        state.write(&self.paths)?;
-        reporter.event(Event::CompileStarted { units: state.units });
-        let compiled = compile(&loaded.plan, reporter, interrupted);
-        if interrupted.load(Ordering::SeqCst) {
-            return Err(BuildError::Interrupted.into());
-        }
-        let compiled = compiled?;
-        reporter.event(Event::CompileFinished { units: compiled.units.len(), compiled: compiled.compiled });
+        let inputs = Inputs::take(self.sources(loaded, &loaded.names)?)?;
+        let stores = self.stores()?;
+        let graph = self.graph(loaded, reporter);
+        let reuse =
+            graph.as_ref().map(|graph| Reuse::new(loaded, graph, &inputs, &self.paths, &stores.layered));
+        let mut work =
+            Work { session: self, loaded, reporter, interrupted, reuse: reuse.transpose()?, begun };
+        let made = work.make(&mut state, &inputs)?;
         let state = Mutex::new(state);
-        let services = assemble(loaded, &compiled, &self.paths, &state, reporter)?;
-        let report = Report {
+        let services = assemble(loaded, &made.compiled, &self.paths, &state, reporter)?;
+        let mut report = Report {
             target: loaded.plan.target.clone(),
             git: self.git.clone(),
             layout: self.paths.layout(),
             services,
-            units: compiled.units.len(),
-            compiled: compiled.compiled,
+            units: made.compiled.units.len(),
+            compiled: made.compiled.compiled,
             reason: Some(reason),
+            actions: Vec::new(),
             elapsed_ms: elapsed_ms(self.started),
         };
         let state = state.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
-        if let Err(error) = self.remember(loaded, &compiled, state, inputs, begun, &report) {
+        if let Err(error) = work.remember(state, inputs, &made, &mut report) {
             // The images are there all the same; the next build only has more to do.
             reporter.event(Event::Diagnostic(format!("warning: cannot remember this build: {error:#}")));
         }
+        if let Err(error) = stores.collect() {
+            stores.layered.note(format!("{error:#}"));
+        }
+        for note in stores.layered.notes() {
+            reporter.event(Event::Diagnostic(format!("warning: {note}")));
+        }
+        report.elapsed_ms = elapsed_ms(self.started);
         Ok(report)
     }
 
-    /// Remembers what was built from what, unless a source changed while it was built.
-    fn remember(
-        &self,
-        loaded: &Loaded,
-        compiled: &Compiled,
-        mut state: State,
-        mut inputs: Inputs,
-        begun: SystemTime,
-        report: &Report,
-    ) -> Result<()> {
-        state.units = compiled.units.len();
-        let selection = self.selection(&loaded.names);
-        state.results.remove(&selection);
-        if let Some(observed) = inputs::observed(&loaded.plan, &loaded.cargo, &loaded.members)? {
-            inputs.extend(observed.files, &observed.env)?;
-            for service in &loaded.plan.services {
-                let files = root::sources(service, &loaded.plan.target)?;
-                inputs.extend(files.into_iter().collect(), &BTreeSet::new())?;
-            }
-            stale::note(&mut state, &inputs);
-            let files = outputs(&report.services, loaded.plan.platform.as_deref(), &self.paths)?
-                .into_iter()
-                .collect();
-            let outputs = Inputs::take(Sources { files, ..Sources::default() })?;
-            if inputs.is_untouched_since(begun) {
-                state.results.insert(selection, Remembered { inputs, outputs, report: report.clone() });
-            }
+    /// What Cargo would compile; `None` where nobody wants to know, or Cargo does not tell.
+    fn graph(&self, loaded: &Loaded, reporter: &dyn Reporter) -> Option<Graph> {
+        // With two cargo invocations it would have to be told which of them a result is of.
+        if self.reuse == Mode::Off || loaded.plan.also.is_some() {
+            return None;
         }
-        state.write(&self.paths)
+        let graph = Graph::load(&loaded.plan, &self.paths.graph());
+        let warn = |error: &anyhow::Error| {
+            reporter.event(Event::Diagnostic(format!("warning: the cache is not used: {error:#}")));
+        };
+        graph.inspect_err(warn).ok()
     }
 
     fn unchanged(&self, state: &State, names: &[String]) -> Option<Report> {
@@ -318,6 +358,7 @@ impl Session {
         let mut report = remembered.report.clone();
         report.reason = None;
         report.compiled = 0;
+        report.actions = Vec::new();
         report.elapsed_ms = elapsed_ms(self.started);
         for service in &mut report.services {
             service.elapsed_ms = 0;
@@ -357,7 +398,7 @@ impl Session {
     }
 
     /// What results are remembered by: the services, and where the configuration does not say so, for which platform.
-    fn selection(&self, names: &[String]) -> String {
+    pub(crate) fn selection(&self, names: &[String]) -> String {
         let selection = selection(names);
         match (self.platform, self.naming) {
             (None, _) => selection,
@@ -374,8 +415,8 @@ impl Session {
         format!("slipway {} {program:?} format {} at {git}", env!("CARGO_PKG_VERSION"), oci::FORMAT)
     }
 
-    /// Everything that is known to matter before Cargo runs.
-    fn sources(&self, loaded: &Loaded) -> Result<Sources> {
+    /// Everything that is known to matter to the services `names` (all where empty) before Cargo runs.
+    pub(crate) fn sources(&self, loaded: &Loaded, names: &[String]) -> Result<Sources> {
         let mut sources = inputs::known(&self.root, &loaded.cargo, &loaded.toolchain);
         sources.request = self.request();
         sources.files.extend(loaded.runtime.iter().cloned());
@@ -387,7 +428,7 @@ impl Session {
         for service in &loaded.plan.services {
             sources.assets.extend(service.assets.iter().map(|(from, _)| from.clone()));
         }
-        let selected: Vec<&Service> = loaded.workspace.select(&loaded.names)?;
+        let selected: Vec<&Service> = loaded.workspace.select(names)?;
         for id in local_closure(&loaded.workspace, &selected) {
             let manifest = loaded.workspace.metadata[&id].manifest_path.as_std_path();
             sources.folders.extend(manifest.parent().map(Path::to_owned));

@@ -155,7 +155,7 @@ impl Session {
             if tree.is_empty() {
                 continue;
             }
-            let (layer, reused) = packer.layer(comment, tree)?;
+            let (layer, reused) = packer.layer(name, comment, tree)?;
             layers.push(BuiltLayer {
                 comment: comment.to_owned(),
                 digest: layer.digest,

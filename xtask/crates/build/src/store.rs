@@ -12,11 +12,12 @@ use oci::Layer;
 use serde::{Deserialize, Serialize};
 use stdx::Digest;
 
+use crate::action::Parts;
 use crate::event::{Event, Reporter};
 use crate::fresh::Inputs;
 use crate::report::{BuildError, Report};
 
-const SCHEMA: &str = "slipway.build-state/1";
+const SCHEMA: &str = "slipway.build-state/2";
 /// With more layers than this the state starts to forget: all of them at once, they are cheap to pack again.
 const MOST_LAYERS: usize = 256;
 /// How often a taken lock is tried again.
@@ -46,6 +47,9 @@ pub(crate) struct State {
     pub(crate) seen: BTreeMap<PathBuf, Digest>,
     /// When Cargo was last started, in nanoseconds since 1970.
     pub(crate) compiled_ns: i64,
+    /// What layers of this build hold, by service and layer.
+    #[serde(skip)]
+    pub(crate) trees: BTreeMap<(String, String), Parts>,
 }
 
 /// A finished build: what it was made from, what it left, and what it reported.
@@ -109,6 +113,21 @@ impl Paths {
         self.finished_folder().join(stem(service, platform))
     }
 
+    /// What actions were last made from.
+    pub(crate) fn actions(&self) -> PathBuf {
+        self.folder.join("actions.json")
+    }
+
+    /// Where compiled dependencies are put together, before they are moved or packed.
+    pub(crate) fn staging(&self) -> PathBuf {
+        self.folder.join("dependencies")
+    }
+
+    /// What Cargo notes about the compiler when it is asked for its unit graph.
+    pub(crate) fn graph(&self) -> PathBuf {
+        self.folder.join("graph")
+    }
+
     fn state(&self) -> PathBuf {
         self.folder.join("state.json")
     }
@@ -159,6 +178,7 @@ impl State {
             results: BTreeMap::new(),
             seen: BTreeMap::new(),
             compiled_ns: 0,
+            trees: BTreeMap::new(),
         })
     }
 

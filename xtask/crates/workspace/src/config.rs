@@ -9,6 +9,7 @@ use serde::{Deserialize, Deserializer};
 use stdx::yaml::{self, File};
 
 use crate::base::Base;
+use crate::cache::CacheSettings;
 use crate::deps::DepsSettings;
 use crate::platform::{Compression, Platform};
 use crate::scan::ScanSettings;
@@ -39,6 +40,8 @@ pub struct Settings {
     pub signing: SigningSettings,
     /// How tests run.
     pub test: TestSettings,
+    /// Where results are kept.
+    pub cache: CacheSettings,
     /// The block of the generated workflows, which has a reader of its own.
     #[cfg_attr(test, schemars(with = "serde_json::Map<String, serde_json::Value>"))]
     #[serde(deserialize_with = "elsewhere")]
@@ -194,6 +197,7 @@ impl Settings {
         problems.extend(self.scan.problems(file));
         problems.extend(self.signing.problems(file));
         problems.extend(self.deps.problems(file));
+        problems.extend(self.cache.problems(file));
         self.test.problems(file, &mut problems);
         problems
     }
@@ -323,6 +327,22 @@ mod tests {
                 .to_string()
                 .contains("unknown field `max_byte`")
         );
+    }
+
+    #[test]
+    fn where_results_are_kept_is_checked() {
+        let cache = load("cache: { remote: { folder: /mnt/cache, write: true } }").unwrap().cache;
+        assert!(cache.remote.is_some_and(|remote| remote.read && remote.write));
+        let text = "cache:\n  local:\n    limit_gib: 0\n  remote:\n    registry: host\n    folder: /x\n";
+        let error = load(text).unwrap_err().to_string();
+        for expected in [
+            "slipway.yaml:3: cache.local.limit_gib",
+            "cache.remote: needs either",
+            "slipway.yaml:5: cache.remote.registry",
+        ] {
+            assert!(error.contains(expected), "{error}");
+        }
+        assert!(load("cache: { remotes: {} }").is_err());
     }
 
     #[test]

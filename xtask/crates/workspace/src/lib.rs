@@ -2,6 +2,7 @@
 //! be built and run, and which compiled packages end up in which binary. It reads; it never builds or changes anything.
 
 mod base;
+mod cache;
 mod cargo;
 mod config;
 mod deps;
@@ -19,6 +20,7 @@ mod survey;
 mod units;
 
 pub use base::{Base, Linkage};
+pub use cache::{CacheSettings, LocalCache, RemoteCache};
 pub use cargo::{CargoConfig, TestConfig, cargo_home, target_dir};
 pub use config::{BuildSettings, ImageSettings, Settings, TestGroup, TestSettings};
 pub use deps::{Budget, DepsSettings};

@@ -1,0 +1,590 @@
+//! What was built before, here or elsewhere, in place of compiling: each service's binary, and compiled dependencies for what
+//! must be compiled. A result is looked for in two steps: a record tells which inputs earlier compilations declared, and their
+//! content now, with all that is known beforehand, is the key. Invariant: nothing that was compiled from our own sources is
+//! ever put into Cargo's folder as compiled code; Cargo compiles those itself or is not asked at all.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, ensure};
+use cache::{Blob, Found, Key, Kind, Layered, Limits, Store};
+use serde::{Deserialize, Serialize};
+use stdx::{Cmd, Digest};
+
+use crate::action::{Parts, Sort};
+use crate::compile::Compiled;
+use crate::fresh::Inputs;
+use crate::graph::Graph;
+use crate::ingredients::{Declared, Ingredients};
+use crate::inputs::Observed;
+use crate::plan::{Plan, ServicePlan};
+use crate::report::{Action, BuiltService, Outcome};
+use crate::session::Loaded;
+use crate::store::Paths;
+
+const RECORD: &str = "slipway.cache-record/1";
+/// A larger record is none of ours.
+const MAX_RECORD: u64 = 16 << 20;
+/// How many sets of declared inputs a record holds: the oldest one is forgotten.
+const MOST_SETS: usize = 8;
+/// A binary larger than this is none.
+const MAX_BINARY: u64 = 4 << 30;
+/// What actions were last made from, to tell what changed; whoever deletes it loses only words.
+const LAST: &str = "slipway.actions/1";
+
+/// Which inputs compilations declared, newest first, and what the newest result was made from.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Record {
+    schema: String,
+    sets: Vec<Declared>,
+    latest: Parts,
+}
+
+/// What each action was last made from on this machine.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Last {
+    schema: String,
+    actions: BTreeMap<String, Parts>,
+}
+
+/// A result that need not be made.
+#[derive(Debug, Clone)]
+pub(crate) struct Hit {
+    pub(crate) units: Vec<workspace::Unit>,
+    /// What its compilation declared, as files and variables of this machine.
+    pub(crate) files: BTreeSet<PathBuf>,
+    pub(crate) env: BTreeSet<String>,
+    parts: Parts,
+}
+
+/// A result that a store has.
+struct Looked {
+    from: String,
+    bytes: u64,
+    declared: Declared,
+    parts: Parts,
+}
+
+/// A result that was moved between stores, or would be.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Moved {
+    /// What it is a result of: `compile <service>` or `dependencies`.
+    pub entry: String,
+    /// The store that has it; `None` where none does.
+    pub from: Option<String>,
+    /// The store that lacked it; `None` where none did.
+    pub to: Option<String>,
+    /// Of its content, where that was read.
+    pub bytes: u64,
+}
+
+/// What users and records call compiled dependencies.
+const DEPENDENCIES: &str = "dependencies";
+
+/// Looks results up and keeps them, for one build.
+pub(crate) struct Reuse<'a> {
+    stores: &'a Layered,
+    plan: &'a Plan,
+    paths: &'a Paths,
+    members: &'a [(PathBuf, String)],
+    ingredients: Ingredients<'a>,
+    last: Last,
+    pub(crate) actions: Vec<Action>,
+}
+
+impl Last {
+    pub(crate) fn load(paths: &Paths) -> Last {
+        let bytes = stdx::fs::read_if_exists(&paths.actions()).ok().flatten();
+        let last = bytes.and_then(|bytes| serde_json::from_slice::<Last>(&bytes).ok());
+        last.filter(|last| last.schema == LAST).unwrap_or_default()
+    }
+
+    /// What the action was last made from, if that is known.
+    pub(crate) fn parts(&self, action: &str) -> Option<&Parts> {
+        self.actions.get(action)
+    }
+
+    pub(crate) fn set(&mut self, action: &str, parts: Parts) {
+        self.actions.insert(action.to_owned(), parts);
+    }
+
+    pub(crate) fn write(mut self, paths: &Paths) -> Result<()> {
+        self.schema = LAST.to_owned();
+        stdx::fs::write_atomic(&paths.actions(), &serde_json::to_vec(&self)?, 0o644)
+    }
+}
+
+impl<'a> Reuse<'a> {
+    /// Looks at what the planned services are made from.
+    pub(crate) fn new(
+        loaded: &'a Loaded,
+        graph: &'a Graph,
+        inputs: &Inputs,
+        paths: &'a Paths,
+        stores: &'a Layered,
+    ) -> Result<Reuse<'a>> {
+        let ingredients = Ingredients::new(loaded, graph, inputs)?;
+        Ok(Reuse {
+            stores,
+            plan: &loaded.plan,
+            paths,
+            members: &loaded.members,
+            ingredients,
+            last: Last::load(paths),
+            actions: Vec::new(),
+        })
+    }
+
+    /// Puts binaries that were built before in their places, by service.
+    pub(crate) fn restore_services(&mut self, inputs: &Inputs) -> Result<BTreeMap<String, Hit>> {
+        let mut hits = BTreeMap::new();
+        for service in &self.plan.services {
+            let parts = self.ingredients.service(service, inputs)?;
+            let name = format!("compile {}", service.name);
+            let found = self.find(Kind::Service, &service.name, &parts, |blob| {
+                blob.decompress(&service.binary_path, MAX_BINARY)
+            });
+            match found {
+                Ok(Looked { from, declared, parts, .. }) => {
+                    self.tell(&name, Outcome::Hit, Some(from), None);
+                    let hit = Hit {
+                        units: self.ingredients.units(service)?,
+                        files: self.ingredients.paths(&declared),
+                        env: declared.env,
+                        parts,
+                    };
+                    hits.insert(service.name.clone(), hit);
+                }
+                Err(record) => {
+                    let reason = self.why(&name, &parts, &record);
+                    self.tell(&name, Outcome::Miss, None, Some(reason));
+                }
+            }
+        }
+        Ok(hits)
+    }
+
+    /// Gives Cargo compiled dependencies where it has nothing at all yet: what it has itself it keeps up to date by itself.
+    /// Says whether it did.
+    pub(crate) fn restore_dependencies(&mut self, services: &[&ServicePlan]) -> Result<bool> {
+        let parts = self.ingredients.dependencies(services)?;
+        if !is_empty(&self.plan.build_dir) {
+            self.tell_kept(&parts);
+            return Ok(false);
+        }
+        let (build_dir, staging) = (&self.plan.build_dir, self.paths.staging());
+        let found = self.find(Kind::Dependencies, DEPENDENCIES, &parts, |blob| {
+            stdx::fs::remove_dir_all(&staging)?;
+            cache::unpack(blob.open(), &staging, Limits::default())?;
+            stdx::fs::remove_dir_all(build_dir)?;
+            std::fs::rename(&staging, build_dir).with_context(|| format!("cannot move {}", staging.display()))
+        });
+        match found {
+            Ok(found) => {
+                self.tell(DEPENDENCIES, Outcome::Hit, Some(found.from), None);
+                Ok(true)
+            }
+            Err(record) => {
+                stdx::fs::remove_dir_all(&staging)?;
+                let reason = self.why(DEPENDENCIES, &parts, &record);
+                self.tell(DEPENDENCIES, Outcome::Miss, None, Some(reason));
+                Ok(false)
+            }
+        }
+    }
+
+    /// Keeps what was compiled: `observed` is what that declared.
+    pub(crate) fn keep(
+        &mut self,
+        services: &[&ServicePlan],
+        inputs: &Inputs,
+        observed: &Observed,
+        compiled: &Compiled,
+    ) -> Result<()> {
+        for service in services {
+            let parts = self.ingredients.service(service, inputs)?;
+            let declared = self.ingredients.declared(observed, &parts);
+            let parts = self.ingredients.with_declared(&parts, &declared);
+            let binary = compiled.binaries.get(&(service.package.clone(), service.binary.clone()));
+            if let Some(binary) = binary.filter(|_| self.stores.writes()) {
+                let key = Key { kind: Kind::Service, digest: parts.digest()? };
+                let blob = Blob::of_compressed(binary, self.paths.folder())?;
+                self.stores.put(&key, &blob);
+                self.record(Kind::Service, &service.name, declared, &parts)?;
+            }
+            self.last.set(&format!("compile {}", service.name), parts);
+        }
+        self.keep_dependencies(services, observed)
+    }
+
+    fn keep_dependencies(&mut self, services: &[&ServicePlan], observed: &Observed) -> Result<()> {
+        let parts = self.ingredients.dependencies(services)?;
+        let declared = self.ingredients.declared_by_others(observed);
+        let parts = self.ingredients.with_declared(&parts, &declared);
+        let key = Key { kind: Kind::Dependencies, digest: parts.digest()? };
+        if self.stores.shares() && !self.stores.is_kept(&key) {
+            let blob = self.archive()?;
+            self.stores.put(&key, &blob);
+            self.record(Kind::Dependencies, DEPENDENCIES, declared, &parts)?;
+        }
+        self.last.set(DEPENDENCIES, parts);
+        Ok(())
+    }
+
+    /// What was used instead of compiling is what the next build is compared with, too.
+    pub(crate) fn note_hits(&mut self, hits: &BTreeMap<String, Hit>) {
+        for (name, hit) in hits {
+            self.last.set(&format!("compile {name}"), hit.parts.clone());
+        }
+    }
+
+    /// Tells of each layer whether it was packed before; `trees` says what each was packed from.
+    pub(crate) fn tell_packed(
+        &mut self,
+        services: &[BuiltService],
+        trees: &BTreeMap<(String, String), Parts>,
+    ) {
+        for service in services {
+            for layer in &service.layers {
+                let name =
+                    format!("pack {}: {}", service.name, layer.comment.trim_start_matches("slipway: "));
+                let parts =
+                    trees.get(&(service.name.clone(), layer.comment.clone())).cloned().unwrap_or_default();
+                if layer.reused {
+                    self.tell(&name, Outcome::Hit, None, None);
+                } else {
+                    let changed = self.last.parts(&name).and_then(|before| parts.difference(before));
+                    self.tell(
+                        &name,
+                        Outcome::Miss,
+                        None,
+                        Some(changed.unwrap_or_else(|| "not packed here before".to_owned())),
+                    );
+                }
+                self.last.set(&name, parts);
+            }
+        }
+    }
+
+    /// Ends the build's reuse: what its actions were made from, and what they did.
+    pub(crate) fn finish(self) -> (Last, Vec<Action>) {
+        (self.last, self.actions)
+    }
+
+    /// What a build of the workspace as it is would do, as far as that is known before anything is compiled.
+    pub(crate) fn explain(mut self, inputs: &Inputs) -> Result<Vec<Action>> {
+        let mut missing = Vec::new();
+        for service in &self.plan.services {
+            let parts = self.ingredients.service(service, inputs)?;
+            let name = entry_name(Kind::Service, &service.name);
+            let is_hit = self.tell_looked(&name, Kind::Service, &service.name, &parts);
+            missing.extend((!is_hit).then_some(service));
+        }
+        if !missing.is_empty() {
+            let parts = self.ingredients.dependencies(&missing)?;
+            if is_empty(&self.plan.build_dir) {
+                self.tell_looked(DEPENDENCIES, Kind::Dependencies, DEPENDENCIES, &parts);
+            } else {
+                self.tell_kept(&parts);
+            }
+        }
+        Ok(self.actions)
+    }
+
+    fn tell_looked(&mut self, action: &str, kind: Kind, name: &str, parts: &Parts) -> bool {
+        let looked = self.look(kind, name, parts);
+        let is_hit = looked.is_some();
+        match looked {
+            Some(found) => self.tell(action, Outcome::Hit, Some(found.from), None),
+            None => {
+                let record =
+                    self.stores.all(record_key(kind, name)).find_map(|(blob, _)| Record::read(&blob).ok());
+                let reason = self.why(action, parts, &record.unwrap_or_default());
+                self.tell(action, Outcome::Miss, None, Some(reason));
+            }
+        }
+        is_hit
+    }
+
+    /// What Cargo has here already it keeps up to date by itself.
+    fn tell_kept(&mut self, parts: &Parts) {
+        let changed = self.last.parts(DEPENDENCIES).and_then(|before| self.changed(before, parts));
+        let (outcome, reason) = match changed {
+            Some(changed) => (Outcome::Miss, changed),
+            None => (Outcome::Hit, "compiled here before".to_owned()),
+        };
+        self.tell(DEPENDENCIES, outcome, None, Some(reason));
+    }
+
+    /// Looks all results of the workspace as it is up, so that stores nearer by have them from now on. With `dry_run` nothing is
+    /// taken.
+    pub(crate) fn pull(&self, inputs: &Inputs, dry_run: bool) -> Result<Vec<Moved>> {
+        let find = |kind, name: &str, parts: &Parts| {
+            let looked = if dry_run {
+                self.look(kind, name, parts)
+            } else {
+                self.find(kind, name, parts, |_| Ok(())).ok()
+            };
+            let (from, bytes) = looked.map_or((None, 0), |found| (Some(found.from), found.bytes));
+            Moved { entry: entry_name(kind, name), from, to: None, bytes }
+        };
+        self.each(inputs, find)
+    }
+
+    /// Gives the shared store what it lacks of the results of the workspace as it is.
+    pub(crate) fn push(&self, inputs: &Inputs, to: &dyn Store, dry_run: bool) -> Result<Vec<Moved>> {
+        let mut moved = Vec::new();
+        let wanted =
+            self.each(inputs, |kind, name: &str, parts: &Parts| (kind, name.to_owned(), parts.clone()))?;
+        for (kind, name, parts) in wanted {
+            let mut content = None;
+            let found = self.find(kind, &name, &parts, |blob| {
+                content = Some(blob.clone());
+                Ok(())
+            });
+            let entry = entry_name(kind, &name);
+            let (declared, all, from) = match found {
+                Ok(found) => (found.declared, found.parts, Some(found.from)),
+                Err(_) if kind == Kind::Dependencies => match self.compiled_here(&parts) {
+                    Some((declared, all)) => (declared, all, Some("this workspace".to_owned())),
+                    None => (Declared::default(), Parts::default(), None),
+                },
+                Err(_) => (Declared::default(), Parts::default(), None),
+            };
+            let key = Key { kind, digest: all.digest()? };
+            if from.is_none() || to.holds(&key)? {
+                moved.push(Moved { entry, from, to: None, bytes: content.map_or(0, |blob| blob.size()) });
+                continue;
+            }
+            let bytes = if dry_run {
+                content.map_or(0, |blob| blob.size())
+            } else {
+                let blob = content.map_or_else(|| self.archive(), Ok)?;
+                to.put(&key, &blob)?;
+                self.record_in(to, kind, &name, declared, &all)?;
+                blob.size()
+            };
+            moved.push(Moved { entry, from, to: Some(to.name().to_owned()), bytes });
+        }
+        Ok(moved)
+    }
+
+    fn each<T>(&self, inputs: &Inputs, mut one: impl FnMut(Kind, &str, &Parts) -> T) -> Result<Vec<T>> {
+        let mut all = Vec::new();
+        for service in &self.plan.services {
+            all.push(one(Kind::Service, &service.name, &self.ingredients.service(service, inputs)?));
+        }
+        let services: Vec<&ServicePlan> = self.plan.services.iter().collect();
+        all.push(one(Kind::Dependencies, DEPENDENCIES, &self.ingredients.dependencies(&services)?));
+        Ok(all)
+    }
+
+    /// Whether Cargo's folder holds dependencies that were compiled from just these parts.
+    fn compiled_here(&self, parts: &Parts) -> Option<(Declared, Parts)> {
+        let before = self.last.parts(DEPENDENCIES).filter(|_| !is_empty(&self.plan.build_dir))?;
+        let declared = self.declared_in(before, parts);
+        let all = self.ingredients.with_declared(parts, &declared);
+        (all == *before).then_some((declared, all))
+    }
+
+    /// Cargo's folder without anything that was compiled from our own packages. Cargo itself says which files these are: it
+    /// cleans a copy, made of links.
+    fn archive(&self) -> Result<Blob> {
+        let copy = self.paths.staging();
+        stdx::fs::remove_dir_all(&copy)?;
+        link_all(&self.plan.build_dir, &copy)?;
+        let args = ["clean", "--locked", "--quiet"].map(str::to_owned).into_iter().chain([
+            format!("--profile={}", self.plan.profile),
+            format!("--target={}", self.plan.target),
+            format!("--target-dir={}", copy.display()),
+        ]);
+        let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+        let clean = Cmd::new(cargo)
+            .args(args)
+            .args(self.members.iter().map(|(_, name)| format!("--package={name}")))
+            .env("CARGO_BUILD_BUILD_DIR", &copy)
+            .cwd(&self.plan.root);
+        clean.read().context("cannot leave our own packages out of compiled dependencies")?;
+        let blob = Blob::written(self.paths.folder(), |out| cache::pack(&copy, out));
+        stdx::fs::remove_dir_all(&copy)?;
+        blob
+    }
+
+    /// The store that had the entry, what was declared, and all parts; or what records say, for the reason.
+    fn find(
+        &self,
+        kind: Kind,
+        name: &str,
+        parts: &Parts,
+        mut take: impl FnMut(&Blob) -> Result<()>,
+    ) -> Result<Looked, Record> {
+        let mut tried = BTreeSet::new();
+        let mut newest: Option<Record> = None;
+        for (blob, is_shared) in self.stores.all(record_key(kind, name)) {
+            let Ok(record) = Record::read(&blob) else { continue };
+            for declared in &record.sets {
+                let all = self.ingredients.with_declared(parts, declared);
+                let Ok(digest) = all.digest() else { continue };
+                let key = Key { kind, digest };
+                if !tried.insert(key) {
+                    continue;
+                }
+                let Some((blob, from)) = self.stores.get(&key) else { continue };
+                match take(&blob) {
+                    Ok(()) => {
+                        if is_shared {
+                            let known = newest.map(|record| record.sets).unwrap_or_default();
+                            self.learn(kind, name, [vec![declared.clone()], known].concat(), &all);
+                        }
+                        return Ok(Looked {
+                            from,
+                            bytes: blob.size(),
+                            declared: declared.clone(),
+                            parts: all,
+                        });
+                    }
+                    Err(error) => {
+                        self.stores.note(format!("the entry {key} of the cache cannot be used: {error:#}"))
+                    }
+                }
+            }
+            newest.get_or_insert(record);
+        }
+        Err(newest.unwrap_or_default())
+    }
+
+    /// Lets this machine find by itself what another one's record led to.
+    fn learn(&self, kind: Kind, name: &str, sets: Vec<Declared>, parts: &Parts) {
+        match Record::new(sets, parts).blob() {
+            Ok(blob) => self.stores.put_here(&record_key(kind, name), &blob),
+            Err(error) => self.stores.note(format!("{error:#}")),
+        }
+    }
+
+    /// The same without taking anything: by the names of entries alone.
+    fn look(&self, kind: Kind, name: &str, parts: &Parts) -> Option<Looked> {
+        for (blob, _) in self.stores.all(record_key(kind, name)) {
+            for declared in Record::read(&blob).map(|record| record.sets).unwrap_or_default() {
+                let all = self.ingredients.with_declared(parts, &declared);
+                let key = Key { kind, digest: all.digest().ok()? };
+                if let Some(from) = self.stores.holder(&key) {
+                    return Some(Looked { from, bytes: 0, declared, parts: all });
+                }
+            }
+        }
+        None
+    }
+
+    /// Adds what was declared to what records say already, in one store.
+    fn record_in(
+        &self,
+        store: &dyn Store,
+        kind: Kind,
+        name: &str,
+        declared: Declared,
+        parts: &Parts,
+    ) -> Result<()> {
+        let key = record_key(kind, name);
+        let known = match store.get(&key)? {
+            Found::Whole(blob) => Record::read(&blob).map(|record| record.sets).unwrap_or_default(),
+            Found::Missing | Found::Damaged(_) => Vec::new(),
+        };
+        store.put(&key, &Record::new([vec![declared], known].concat(), parts).blob()?)
+    }
+
+    /// Adds what was declared to what records say already.
+    fn record(&self, kind: Kind, name: &str, declared: Declared, parts: &Parts) -> Result<()> {
+        let key = record_key(kind, name);
+        let mut sets = vec![declared];
+        for (blob, _) in self.stores.all(key) {
+            sets.extend(Record::read(&blob).map(|record| record.sets).unwrap_or_default());
+        }
+        self.stores.put(&key, &Record::new(sets, parts).blob()?);
+        Ok(())
+    }
+
+    /// In words, why there is no result: what differs from the last one here, or from the newest one that stores know of.
+    fn why(&self, name: &str, parts: &Parts, record: &Record) -> String {
+        let latest = Some(&record.latest).filter(|_| !record.sets.is_empty());
+        let Some(before) = self.last.parts(name).or(latest) else {
+            return "nothing is known of an earlier build".to_owned();
+        };
+        self.changed(before, parts).unwrap_or_else(|| "no store has it".to_owned())
+    }
+
+    /// What was declared before counts as it is now: that it was not declared yet is no difference.
+    fn changed(&self, before: &Parts, parts: &Parts) -> Option<String> {
+        self.ingredients.with_declared(parts, &self.declared_in(before, parts)).difference(before)
+    }
+
+    /// What `before` has beyond what is known beforehand: its compilation declared it.
+    fn declared_in(&self, before: &Parts, parts: &Parts) -> Declared {
+        let files = before.names(Sort::File).filter(|file| !parts.has(Sort::File, file));
+        let env = before.names(Sort::Variable).filter(|name| !parts.has(Sort::Variable, name));
+        Declared {
+            files: files.map(|file| self.ingredients.unshown(file)).collect(),
+            env: env.map(str::to_owned).collect(),
+        }
+    }
+
+    fn tell(&mut self, action: &str, outcome: Outcome, from: Option<String>, reason: Option<String>) {
+        self.actions.push(Action { action: action.to_owned(), outcome, from, reason });
+    }
+}
+
+impl Record {
+    fn new(mut sets: Vec<Declared>, latest: &Parts) -> Record {
+        let mut seen = Vec::new();
+        sets.retain(|set| {
+            let is_new = !seen.contains(set);
+            seen.push(set.clone());
+            is_new
+        });
+        sets.truncate(MOST_SETS);
+        Record { schema: RECORD.to_owned(), sets, latest: latest.clone() }
+    }
+
+    fn blob(&self) -> Result<Blob> {
+        Ok(Blob::of_bytes(&serde_json::to_vec(self)?))
+    }
+
+    fn read(blob: &Blob) -> Result<Record> {
+        let record: Record = serde_json::from_slice(&blob.bytes(MAX_RECORD)?)?;
+        ensure!(record.schema == RECORD, "its schema is `{}`", record.schema);
+        Ok(record)
+    }
+}
+
+fn entry_name(kind: Kind, name: &str) -> String {
+    if kind == Kind::Service { format!("compile {name}") } else { name.to_owned() }
+}
+
+/// Where the record lies: by what users call the action, so that it is found whatever changed.
+fn record_key(kind: Kind, name: &str) -> Key {
+    Key { kind: Kind::Record, digest: Digest::of(format!("{}\0{name}", kind.word())) }
+}
+
+fn is_empty(folder: &Path) -> bool {
+    std::fs::read_dir(folder).map_or(true, |mut entries| entries.next().is_none())
+}
+
+/// The same tree of folders, with the same files in it.
+fn link_all(from: &Path, to: &Path) -> Result<()> {
+    stdx::fs::create_dir_all(to)?;
+    for entry in std::fs::read_dir(from).with_context(|| format!("cannot list {}", from.display()))? {
+        let entry = entry?;
+        let target = to.join(entry.file_name());
+        let kind = entry.file_type()?;
+        if kind.is_dir() {
+            link_all(&entry.path(), &target)?;
+        } else if kind.is_symlink() {
+            std::os::unix::fs::symlink(std::fs::read_link(entry.path())?, &target)?;
+        } else {
+            std::fs::hard_link(entry.path(), &target)
+                .with_context(|| format!("cannot link {}", target.display()))?;
+        }
+    }
+    Ok(())
+}

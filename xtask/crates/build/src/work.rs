@@ -1,0 +1,145 @@
+//! The middle of a build: for each service the binary that was built before, or else the one that Cargo builds now; and what is
+//! remembered of it. It decides nothing about images.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::SystemTime;
+
+use anyhow::Result;
+
+use crate::assemble::outputs;
+use crate::compile::{Compiled, compile};
+use crate::event::{Event, Reporter};
+use crate::fresh::{Inputs, Sources};
+use crate::plan::{Plan, ServicePlan};
+use crate::report::{BuildError, Report};
+use crate::reuse::{Hit, Reuse};
+use crate::session::{Loaded, Session};
+use crate::store::{Remembered, State};
+use crate::{inputs, root, stale};
+
+/// A build that is under way.
+pub(crate) struct Work<'a> {
+    pub(crate) session: &'a Session,
+    pub(crate) loaded: &'a Loaded,
+    pub(crate) reporter: &'a dyn Reporter,
+    pub(crate) interrupted: &'a AtomicBool,
+    /// `None` where nothing is to be reused.
+    pub(crate) reuse: Option<Reuse<'a>>,
+    pub(crate) begun: SystemTime,
+}
+
+/// The binaries of all services, and where each came from.
+pub(crate) struct Made {
+    pub(crate) compiled: Compiled,
+    hits: BTreeMap<String, Hit>,
+    /// What Cargo was asked for, and what it was given; `None` where it was not asked.
+    asked: Option<(Plan, Inputs)>,
+}
+
+impl Work<'_> {
+    /// Binaries from stores where they have them, and one run of Cargo for all others.
+    pub(crate) fn make(&mut self, state: &mut State, inputs: &Inputs) -> Result<Made> {
+        let hits = match &mut self.reuse {
+            Some(reuse) => reuse.restore_services(inputs)?,
+            None => BTreeMap::new(),
+        };
+        let services = &self.loaded.plan.services;
+        let missing: BTreeSet<&str> = services
+            .iter()
+            .map(|service| service.name.as_str())
+            .filter(|name| !hits.contains_key(*name))
+            .collect();
+        let mut made = Made { compiled: Compiled::default(), hits, asked: None };
+        if !missing.is_empty() {
+            let plan = self.loaded.plan.only(&missing);
+            // What is not compiled now must not count as known to Cargo.
+            let given = if made.hits.is_empty() { inputs.clone() } else { self.inputs_of(&missing)? };
+            made.compiled = self.compile(&plan, state, &given)?;
+            made.asked = Some((plan, given));
+        }
+        for (name, hit) in &made.hits {
+            let service = services.iter().find(|service| service.name == *name);
+            let Some(ServicePlan { package, binary, binary_path, .. }) = service else { continue };
+            made.compiled.binaries.insert((package.clone(), binary.clone()), binary_path.clone());
+            made.compiled.add_units(&hit.units);
+        }
+        Ok(made)
+    }
+
+    fn compile(&mut self, plan: &Plan, state: &mut State, given: &Inputs) -> Result<Compiled> {
+        if let Some(reuse) = &mut self.reuse {
+            let services: Vec<&ServicePlan> = plan.services.iter().collect();
+            if reuse.restore_dependencies(&services)? {
+                // Nobody has seen what is in Cargo's folder now: whatever it has of ours is forgotten.
+                state.seen.clear();
+            }
+        }
+        stale::forget(plan, state, given, &self.loaded.members, &self.loaded.runtime)?;
+        state.write(&self.session.paths)?;
+        self.reporter.event(Event::CompileStarted { units: state.units });
+        let compiled = compile(plan, self.reporter, self.interrupted);
+        if self.interrupted.load(Ordering::SeqCst) {
+            return Err(BuildError::Interrupted.into());
+        }
+        let compiled = compiled?;
+        self.reporter
+            .event(Event::CompileFinished { units: compiled.units.len(), compiled: compiled.compiled });
+        Ok(compiled)
+    }
+
+    fn inputs_of(&self, names: &BTreeSet<&str>) -> Result<Inputs> {
+        let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+        Inputs::take(self.session.sources(self.loaded, &names)?)
+    }
+
+    /// Remembers what was built from what, unless a source changed while it was built, and keeps it for others.
+    pub(crate) fn remember(
+        self,
+        mut state: State,
+        mut inputs: Inputs,
+        made: &Made,
+        report: &mut Report,
+    ) -> Result<()> {
+        state.units = made.compiled.units.len();
+        let selection = self.session.selection(&self.loaded.names);
+        state.results.remove(&selection);
+        for service in &self.loaded.plan.services {
+            let files = root::sources(service, &self.loaded.plan.target)?;
+            inputs.extend(files.into_iter().collect(), &BTreeSet::new())?;
+        }
+        for hit in made.hits.values() {
+            inputs.extend(hit.files.clone(), &hit.env)?;
+        }
+        let mut observed = None;
+        if let Some((plan, given)) = &made.asked {
+            observed = inputs::observed(plan, &self.loaded.cargo, &self.loaded.members)?;
+            if let Some(observed) = &observed {
+                inputs.extend(observed.files.clone(), &observed.env)?;
+                let mut given = given.clone();
+                given.extend(observed.files.clone(), &observed.env)?;
+                stale::note(&mut state, &given);
+            }
+        }
+        let is_known = made.asked.is_none() || observed.is_some();
+        let holds = is_known && inputs.is_untouched_since(self.begun);
+        if let Some(mut reuse) = self.reuse {
+            reuse.note_hits(&made.hits);
+            if let (Some((plan, _)), Some(observed), true) = (&made.asked, &observed, holds) {
+                reuse.keep(&plan.services.iter().collect::<Vec<_>>(), &inputs, observed, &made.compiled)?;
+            }
+            reuse.tell_packed(&report.services, &state.trees);
+            let (last, actions) = reuse.finish();
+            report.actions = actions;
+            last.write(&self.session.paths)?;
+        }
+        if holds {
+            let files = outputs(&report.services, self.loaded.plan.platform.as_deref(), &self.session.paths)?
+                .into_iter()
+                .collect();
+            let outputs = Inputs::take(Sources { files, ..Sources::default() })?;
+            state.results.insert(selection, Remembered { inputs, outputs, report: report.clone() });
+        }
+        state.write(&self.session.paths)
+    }
+}
