@@ -93,7 +93,13 @@ mod tests {
             (subject.purl(), BTreeSet::from([linked.purl(), glibc.purl()])),
             (linked.purl(), BTreeSet::from([builds.purl()])),
         ]);
-        Sbom { subject, components: BTreeSet::from([linked, builds, glibc]), edges, tool_version: "0".into() }
+        Sbom {
+            subject,
+            components: BTreeSet::from([linked, builds, glibc]),
+            edges,
+            tool_version: "0".into(),
+            about: crate::About::default(),
+        }
     }
 
     #[test]

@@ -4,6 +4,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use oci::{Layout, Referrer};
+use registry::{Manifest, Reference, Registry, Repository};
+use serde::Deserialize;
 use stdx::Digest;
 use supply::{Attached, BUNDLE, MAX_BUNDLE};
 
@@ -16,6 +18,21 @@ const MOST_ATTACHED: usize = 1_000;
 pub(crate) enum Source {
     /// In a folder.
     Layout { layout: Layout, image: Digest },
+    /// In a registry.
+    Registry { repository: Repository, image: Manifest },
+}
+
+/// The part of a manifest that says what it holds.
+#[derive(Deserialize)]
+struct Layers {
+    #[serde(default)]
+    layers: Vec<Layer>,
+}
+
+#[derive(Deserialize)]
+struct Layer {
+    digest: Digest,
+    size: u64,
 }
 
 impl Source {
@@ -25,6 +42,10 @@ impl Source {
             let layout = Layout::open(&folder)?;
             return Ok(Source::Layout { image: tagged(&layout, name)?, layout });
         }
+        // A service's name has neither; a name in a registry has one or the other.
+        if image.contains(['/', ':']) {
+            return Source::in_registry(image);
+        }
         let built = ::build::layout(root)?;
         let layout = Layout::open(&built).with_context(|| {
             format!("`{image}` is no folder with an image layout, and nothing was built here; next: `cargo xtask build`")
@@ -32,10 +53,19 @@ impl Source {
         Ok(Source::Layout { image: tagged(&layout, Some(image))?, layout })
     }
 
+    fn in_registry(image: &str) -> Result<Source> {
+        let reference: Reference = image.parse()?;
+        let repository = Registry::connect(&reference.host)?.repository(&reference.repository);
+        let manifest = repository.manifest(&reference.selector())?;
+        let image = manifest.with_context(|| format!("the registry has no {reference}"))?;
+        Ok(Source::Registry { repository, image })
+    }
+
     /// Digest of its manifest or index.
     pub(crate) fn image(&self) -> Digest {
         match self {
             Source::Layout { image, .. } => *image,
+            Source::Registry { image, .. } => image.digest,
         }
     }
 
@@ -43,6 +73,7 @@ impl Source {
     pub(crate) fn attached(&self) -> Result<Vec<Attached>> {
         let referrers = match self {
             Source::Layout { layout, image } => layout.referrers(image)?,
+            Source::Registry { repository, image } => repository.referrers(&image.digest)?,
         };
         let bundles: Vec<Referrer> =
             referrers.into_iter().filter(|one| one.artifact_type == BUNDLE).collect();
@@ -59,12 +90,12 @@ impl Source {
 
     /// Digests of the image's layers, from the lowest.
     pub(crate) fn layers(&self) -> Result<Vec<Digest>> {
-        match self {
-            Source::Layout { layout, image } => {
-                let manifest = layout.manifest(image)?;
-                manifest.layers().iter().map(|layer| Ok(layer.digest().to_string().parse()?)).collect()
-            }
-        }
+        let manifest = match self {
+            Source::Layout { layout, image } => layout.document(image)?,
+            Source::Registry { image, .. } => image.bytes.clone(),
+        };
+        let Layers { layers } = serde_json::from_slice(&manifest).context("the manifest is damaged")?;
+        Ok(layers.into_iter().map(|layer| layer.digest).collect())
     }
 
     fn content(&self, referrer: &Referrer) -> Result<Vec<u8>> {
@@ -76,6 +107,16 @@ impl Source {
                     .len();
                 anyhow::ensure!(size <= MAX_BUNDLE, "it is {size} bytes long: no bundle is");
                 stdx::fs::read(&path)?
+            }
+            Source::Registry { repository, .. } => {
+                let manifest = repository.manifest(&referrer.digest.to_string())?.context("it is gone")?;
+                let Layers { layers } =
+                    serde_json::from_slice(&manifest.bytes).context("its manifest is damaged")?;
+                let layer = layers.first().context("its manifest names no document")?;
+                anyhow::ensure!(layer.size <= MAX_BUNDLE, "it is {} bytes long: no bundle is", layer.size);
+                let mut bytes = Vec::new();
+                repository.read_blob(&layer.digest, layer.size, &mut bytes)?;
+                bytes
             }
         };
         anyhow::ensure!(
