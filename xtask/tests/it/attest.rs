@@ -1,0 +1,432 @@
+//! `cargo xtask verify` and `key`, and what is said of images: before our own judge and before those of others.
+
+use std::fs;
+use std::net::{TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use oci::Layout;
+use serde_json::{Value, json};
+use stdx::Digest;
+
+use crate::support::{Fixture, is_required, wait_for};
+
+const SETTINGS: &str =
+    "image: { vendor: Example Ltd }\nsigning: { key: { file: slipway.key }, public_key: slipway.pub }\n";
+
+/// A workspace with the service `hello`, which links one crate and is built with others, under git, with a key.
+fn signed() -> Fixture {
+    let fixture = workspace();
+    let run = fixture.run(&["key", "generate"]);
+    assert_eq!(run.code, 0, "{}", run.stderr);
+    commit(&fixture);
+    fixture
+}
+
+fn workspace() -> Fixture {
+    let fixture = Fixture::new();
+    fixture.package(
+        "hello",
+        "authors = [\"A. Author <a@example.com>\"]\nrepository = \"https://git.example/team/hello\"\n\
+         [dependencies]\nitoa = \"1\"\n[build-dependencies]\nhelper = { path = \"../../helper\" }\n",
+        "fn main() { println!(\"{}\", itoa::Buffer::new().format(1)); }\n",
+    );
+    fixture.write("crates/hello/build.rs", "fn main() { helper::help() }\n");
+    fixture.write(
+        "helper/Cargo.toml",
+        "[package]\nname = \"helper\"\nversion = \"0.1.0\"\nedition = \"2024\"\nlicense = \"Ask us\"\n",
+    );
+    fixture.write("helper/src/lib.rs", "pub fn help() {}\n");
+    fixture.write("slipway.yaml", SETTINGS);
+    fixture.write(".gitignore", "target\n*.key\n");
+    fixture.lock();
+    fixture
+}
+
+fn commit(fixture: &Fixture) {
+    let git = |args: &[&str]| {
+        let identity = ["-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false"];
+        let status = Command::new("git")
+            .args(identity)
+            .args(args)
+            .current_dir(fixture.path(""))
+            .env("GIT_COMMITTER_DATE", "1700000000 +0000")
+            .env("GIT_AUTHOR_DATE", "1700000000 +0000")
+            .stdout(Stdio::null())
+            .status();
+        assert!(status.unwrap().success());
+    };
+    git(&["init", "--quiet"]);
+    git(&["add", "--all"]);
+    git(&["commit", "--quiet", "-m", "x"]);
+}
+
+fn layout(fixture: &Fixture) -> Layout {
+    Layout::open(&fixture.path("target/slipway/images")).unwrap()
+}
+
+fn image(fixture: &Fixture) -> Digest {
+    layout(fixture).tags().unwrap().remove(0).digest
+}
+
+/// The output folder without what compiles: everything that is said of images.
+fn said(fixture: &Fixture) -> Vec<(PathBuf, Vec<u8>)> {
+    let mut found = Vec::new();
+    for folder in ["sbom", "provenance", "signatures"] {
+        for entry in fs::read_dir(fixture.path("target/slipway").join(folder)).unwrap() {
+            let path = entry.unwrap().path();
+            found.push((PathBuf::from(folder).join(path.file_name().unwrap()), fs::read(&path).unwrap()));
+        }
+    }
+    found.sort();
+    found
+}
+
+fn outcomes(document: &Value) -> Vec<(&str, &str)> {
+    let checks = document["checks"].as_array().unwrap().iter();
+    checks.map(|one| (one["name"].as_str().unwrap(), one["outcome"].as_str().unwrap())).collect()
+}
+
+#[test]
+fn what_was_signed_here_is_verified_here_and_says_the_same_everywhere() {
+    let fixture = signed();
+    let built = fixture.json(&["build"]);
+    let verified = fixture.json(&["verify", "hello"]);
+    let all_good = [("signature", "ok"), ("provenance", "ok"), ("sbom cyclonedx", "ok"), ("sbom spdx", "ok")];
+    assert_eq!(outcomes(&verified), all_good);
+    assert_eq!(verified["image"], built["services"][0]["image"]);
+    assert!(verified["checks"][0]["detail"].as_str().unwrap().contains(built["signed_by"].as_str().unwrap()));
+    // Another folder, and the very same image and words; the key changes no digest.
+    let other = workspace();
+    fs::copy(fixture.path("slipway.pub"), other.path("slipway.pub")).unwrap();
+    fs::copy(fixture.path("slipway.key"), other.path("slipway.key")).unwrap();
+    commit(&other);
+    let unsigned = other.json(&["build", "--unsigned"]);
+    assert_eq!(
+        (&unsigned["services"][0]["image"], &unsigned["signed_by"]),
+        (&verified["image"], &Value::Null)
+    );
+    other.run(&["verify", "hello"]).fails(13, &["hello is not to be trusted"]);
+    assert_eq!(other.json(&["build"])["signed_by"], built["signed_by"]);
+    assert!(said(&fixture) == said(&other), "another folder, another text");
+    let text =
+        said(&fixture).into_iter().map(|(_, bytes)| String::from_utf8(bytes).unwrap()).collect::<String>();
+    assert!(!text.contains(fixture.path("").to_str().unwrap()), "a path of this machine");
+    // What is signed already is left alone.
+    let index = fs::read(fixture.path("target/slipway/images/index.json")).unwrap();
+    fixture.json(&["build"]);
+    assert_eq!(fs::read(fixture.path("target/slipway/images/index.json")).unwrap(), index);
+}
+
+#[test]
+fn a_key_is_made_once_and_read_by_its_owner_only() {
+    let fixture = workspace();
+    let run = fixture.run(&["key", "generate", "--output", "keys"]);
+    assert_eq!(run.code, 0, "{}", run.stderr);
+    let private = fixture.path("keys/slipway.key");
+    let pem = fs::read_to_string(&private).unwrap();
+    let secret = pem.lines().nth(1).unwrap();
+    assert!(pem.starts_with("-----BEGIN PRIVATE KEY-----") && !run.stdout.contains(secret));
+    assert_eq!(fs::metadata(&private).unwrap().permissions().mode() & 0o777, 0o600);
+    fixture.run(&["key", "generate", "--output", "keys"]).fails(3, &["is there already"]);
+    let signing = |text: &str| fixture.write("slipway.yaml", &format!("signing: {{ {text} }}\n"));
+    let refused = |texts: &[&str]| {
+        let run = fixture.run(&["build"]);
+        run.fails(3, texts);
+        assert!(!run.stderr.contains(secret), "{}", run.stderr);
+    };
+    signing("key: { file: keys/slipway.key }");
+    fs::set_permissions(&private, fs::Permissions::from_mode(0o640)).unwrap();
+    refused(&["can be read by others (mode 640)", "chmod 600"]);
+    fs::set_permissions(&private, fs::Permissions::from_mode(0o600)).unwrap();
+    assert_eq!(fixture.run(&["key", "generate", "--output", "other"]).code, 0);
+    signing("key: { file: keys/slipway.key }, public_key: other/slipway.pub");
+    refused(&["not the public half"]);
+    signing("key: { command: [head, -c, \"60\", keys/slipway.key] }");
+    refused(&["what `head` printed cannot sign"]);
+    signing("key: { command: [cat, keys/slipway.key] }, public_key: keys/slipway.pub");
+    assert!(fixture.json(&["build"])["signed_by"].is_string());
+    signing("key: { env: SIGNING_KEY }, public_key: keys/slipway.pub");
+    let run = fixture.run(&["build"]);
+    assert!(
+        run.code == 0 && run.stdout.contains("unsigned: there is no key"),
+        "{}{}",
+        run.stdout,
+        run.stderr
+    );
+    let mut command = fixture.command(&["build", "--json"]);
+    let output = command.env("SIGNING_KEY", &pem).output().unwrap();
+    let document: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert!(document["signed_by"].is_string());
+    assert!(said(&fixture).iter().all(|(_, bytes)| !String::from_utf8_lossy(bytes).contains(secret)));
+}
+
+/// Changes the content of everything that is attached and has this media type; the index goes on to name what was there.
+fn damage(fixture: &Fixture, media_type: &str) {
+    let layout = layout(fixture);
+    for one in layout.referrers(&image(fixture)).unwrap() {
+        if one.artifact_type == media_type {
+            fs::write(layout.blob_path(&one.content), "{}").unwrap();
+        }
+    }
+}
+
+#[test]
+fn what_somebody_changed_in_the_layout_is_refused() {
+    let fixture = signed();
+    fixture.json(&["release", "create", "--output", "v1.json"]);
+    fixture.run(&["verify", "hello", "--key", "gone.pub"]).fails(3, &["gone.pub"]);
+    fixture.run(&["verify", "hello", "--key", "slipway.key"]).fails(3, &["it is a private key"]);
+    fixture.run(&["verify", "hallo"]).fails(3, &["has no image `hallo`", "hello"]);
+    let folder = format!("{}:hello", fixture.path("target/slipway/images").display());
+    for args in [&["verify", "hello"][..], &["verify", &folder], &["verify", "hello", "--release", "v1.json"]]
+    {
+        assert_eq!(fixture.json(args)["verified"], true);
+    }
+    let revision = stdx::Cmd::new("git").args(["rev-parse", "HEAD"]).cwd(fixture.path("")).read().unwrap();
+    assert_eq!(fixture.run(&["verify", "hello", "--revision", &revision]).code, 0);
+    assert_eq!(fixture.run(&["key", "generate", "--output", "other"]).code, 0);
+    for (args, said) in [
+        (["--key", "other/slipway.pub"], "not signed with this key"),
+        (["--builder", "https://ci.example/1"], "it was built by `urn:slipway:builder:local`"),
+        (["--revision", &"ab".repeat(20)], "not abab"),
+    ] {
+        let run = fixture.run(&[&["verify", "hello"][..], &args].concat());
+        run.fails(13, &["not every check holds"]);
+        assert!(run.stdout.contains("FAILED") && run.stdout.contains(said), "{}", run.stdout);
+    }
+    // A release of other documents, and one of another image.
+    for (field, name) in [
+        ("provenance", "provenance"),
+        ("sbom", "sbom cyclonedx"),
+        ("spdx", "sbom spdx"),
+        ("image", "release"),
+    ] {
+        let mut release: Value = serde_json::from_slice(&fs::read(fixture.path("v1.json")).unwrap()).unwrap();
+        release["services"]["hello"][field] = json!(Digest::of("other"));
+        fixture.write("v2.json", &release.to_string());
+        let run = fixture.run(&["verify", "hello", "--release", "v2.json", "--json"]);
+        let document: Value = serde_json::from_str(&run.stdout).unwrap();
+        assert!(run.code == 13 && outcomes(&document).contains(&(name, "failed")), "{field}: {}", run.stdout);
+    }
+    // The tag leads to another image, which nobody signed.
+    let layout = layout(&fixture);
+    let (good, bytes) = (image(&fixture), layout.document(&image(&fixture)).unwrap());
+    let moved = layout.put(&[&bytes[..], b"\n"].concat()).unwrap();
+    layout.tag("hello", &moved, bytes.len() as u64 + 1).unwrap();
+    let run = fixture.run(&["verify", "hello"]);
+    assert!(run.code == 13 && run.stdout.matches("MISSING").count() == 4, "{}", run.stdout);
+    layout.tag("hello", &good, bytes.len() as u64).unwrap();
+    damage(&fixture, supply::BUNDLE);
+    let run = fixture.run(&["verify", "hello"]);
+    assert!(
+        run.code == 13 && run.stdout.matches("it is damaged: its content is").count() >= 4,
+        "{}",
+        run.stdout
+    );
+    fixture.write("slipway.yaml", "");
+    fixture.run(&["verify", "hello"]).fails(3, &["--key", "signing.public_key"]);
+}
+
+#[test]
+fn the_commit_is_built_again_elsewhere_and_gives_the_same_digest() {
+    let fixture = signed();
+    fixture.json(&["build"]);
+    let verified = fixture.json(&["verify", "hello", "--rebuild"]);
+    assert_eq!(verified["rebuilt"]["same"], true, "{verified}");
+    assert_eq!(verified["rebuilt"]["image"], verified["image"]);
+    // Somebody built from what no commit holds.
+    fixture.write(
+        "crates/hello/src/main.rs",
+        "fn main() { println!(\"other {}\", itoa::Buffer::new().format(2)); }\n",
+    );
+    fixture.json(&["build"]);
+    fixture.run(&["verify", "hello", "--rebuild"]).fails(14, &["changes that the commit does not hold"]);
+    // A build script that looks at the clock.
+    fixture.write(
+        "crates/hello/build.rs",
+        "fn main() {\n    helper::help();\n    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);\n    \
+         println!(\"cargo::rustc-env=NOW={}\", now.unwrap().as_nanos());\n}\n",
+    );
+    fixture.write(
+        "crates/hello/src/main.rs",
+        "fn main() { println!(\"{} {}\", env!(\"NOW\"), itoa::Buffer::new().format(1)); }\n",
+    );
+    commit(&fixture);
+    fixture.json(&["build"]);
+    let run = fixture.run(&["verify", "hello", "--rebuild"]);
+    run.fails(14, &["hello was not reproduced"]);
+    assert!(
+        run.stdout.contains("DIFFERS") && run.stdout.contains("layer `slipway: binary`"),
+        "{}",
+        run.stdout
+    );
+}
+
+fn works(name: &str, program: &str, probe: &[&str]) -> bool {
+    let works = Command::new(program)
+        .args(probe)
+        .stderr(Stdio::null())
+        .output()
+        .is_ok_and(|output| output.status.success());
+    assert!(works || !is_required(name), "{name} is required and does not work");
+    if !works {
+        eprintln!("skipped: {name} does not work on this machine");
+    }
+    works
+}
+
+#[track_caller]
+fn accepts(program: &str, args: &[&str]) -> String {
+    let output = Command::new(program).args(args).output().unwrap();
+    let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{program} {args:?}: {stdout}{stderr}");
+    stdout.into_owned()
+}
+
+fn judge(name: &str) -> String {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../ci/judges").join(name).to_str().unwrap().to_owned()
+}
+
+/// The Python that the judges are installed in.
+fn python() -> String {
+    std::env::var("SLIPWAY_JUDGES_PYTHON").unwrap_or_else(|_| "python3".to_owned())
+}
+
+#[test]
+fn the_standards_own_validators_accept_the_sboms() {
+    let fixture = signed();
+    fixture.json(&["build"]);
+    let file = |name: &str| fixture.path("target/slipway/sbom").join(name).to_str().unwrap().to_owned();
+    let (cyclonedx, spdx) = (file("hello.cdx.json"), file("hello.spdx.json"));
+    if works("cyclonedx", &python(), &["-c", "import cyclonedx.validation.json"]) {
+        accepts(&python(), &[&judge("sbom.py"), &cyclonedx]);
+        let broken = fs::read_to_string(&cyclonedx).unwrap().replace("\"required\"", "\"needed\"");
+        fixture.write("broken.json", &broken);
+        let broken = fixture.path("broken.json");
+        assert!(
+            !Command::new(python())
+                .args([judge("sbom.py").as_ref(), broken.as_os_str()])
+                .output()
+                .unwrap()
+                .status
+                .success()
+        );
+    }
+    if works("spdx-tools", "pyspdxtools", &["--help"]) {
+        accepts("pyspdxtools", &["-i", &spdx]);
+    }
+    if works("ntia", "ntia-checker", &["--version"]) {
+        let told = accepts("ntia-checker", &["-c", "ntia", &spdx]);
+        assert!(told.contains("Conformant: True"), "{told}");
+    }
+    let document: Value = serde_json::from_slice(&fs::read(&spdx).unwrap()).unwrap();
+    let relations = document["relationships"].as_array().unwrap();
+    let helper =
+        relations.iter().find(|one| one["spdxElementId"].as_str().unwrap().contains("helper")).unwrap();
+    assert_eq!(helper["relationshipType"], "BUILD_DEPENDENCY_OF");
+    assert_eq!(document["hasExtractedLicensingInfos"][0]["licenseId"], "LicenseRef-Ask-us");
+}
+
+#[test]
+fn libraries_of_others_verify_the_envelopes() {
+    if !works(
+        "in-toto",
+        &python(),
+        &["-c", "import securesystemslib.dsse, in_toto_attestation, cryptography"],
+    ) {
+        return;
+    }
+    let fixture = signed();
+    fixture.json(&["build"]);
+    let key = fixture.path("slipway.pub").to_str().unwrap().to_owned();
+    for (name, kind) in [
+        ("image", supply::predicate::SIGNATURE),
+        ("provenance", supply::predicate::PROVENANCE),
+        ("cyclonedx", supply::predicate::CYCLONEDX),
+        ("spdx", supply::predicate::SPDX),
+    ] {
+        let bundle = fixture.path(&format!("target/slipway/signatures/hello.{name}.sigstore.json"));
+        let told = accepts(&python(), &[&judge("envelope.py"), bundle.to_str().unwrap(), &key]);
+        assert_eq!(told.trim(), kind);
+    }
+}
+
+/// A registry without the referrers API, on a port of this machine.
+struct RegistryServer {
+    process: Child,
+    port: u16,
+    _folder: tempfile::TempDir,
+}
+
+impl RegistryServer {
+    fn start() -> RegistryServer {
+        let folder = tempfile::tempdir().unwrap();
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let root = folder.path().join("data");
+        let settings = format!(
+            "version: 0.1\nlog: {{ level: error }}\nstorage: {{ filesystem: {{ rootdirectory: {} }} }}\nhttp: {{ addr: \"127.0.0.1:{port}\" }}\n",
+            root.display()
+        );
+        let file = folder.path().join("settings.yml");
+        fs::write(&file, settings).unwrap();
+        let process = Command::new("docker-registry")
+            .arg("serve")
+            .arg(&file)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        wait_for("the registry", || TcpStream::connect(("127.0.0.1", port)).ok());
+        RegistryServer { process, port, _folder: folder }
+    }
+}
+
+impl Drop for RegistryServer {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+#[test]
+fn cosign_verifies_what_was_signed_here_in_a_registry() {
+    if !works("cosign", "cosign", &["version"])
+        || !works("docker-registry", "docker-registry", &["--version"])
+    {
+        return;
+    }
+    let fixture = signed();
+    fixture.json(&["build"]);
+    let server = RegistryServer::start();
+    let digest = image(&fixture);
+    let tagged: registry::Reference = format!("localhost:{}/team/hello:1", server.port).parse().unwrap();
+    registry::push(&layout(&fixture), &digest, &tagged, &registry::Silent).unwrap();
+    let image = format!("localhost:{}/team/hello@{digest}", server.port);
+    let key = fixture.path("slipway.pub").to_str().unwrap().to_owned();
+    assert_eq!(fixture.run(&["key", "generate", "--output", "other"]).code, 0);
+    let other = fixture.path("other/slipway.pub").to_str().unwrap().to_owned();
+    let home = tempfile::tempdir().unwrap();
+    let cosign = |args: &[&str], key: &str| {
+        let args = [args, &["--key", key, "--insecure-ignore-tlog=true", &image]].concat();
+        Command::new("cosign").args(args).env("HOME", home.path()).output().unwrap()
+    };
+    let checks = [
+        (&["verify"][..], supply::predicate::SIGNATURE),
+        (&["verify-attestation", "--type", "slsaprovenance1"], supply::predicate::PROVENANCE),
+        (&["verify-attestation", "--type", "cyclonedx"], supply::predicate::CYCLONEDX),
+        (&["verify-attestation", "--type", "spdxjson"], supply::predicate::SPDX),
+    ];
+    for (args, _) in checks {
+        let output = cosign(args, &key);
+        assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+        assert!(!cosign(args, &other).status.success(), "{args:?} with another key");
+    }
+    // And ours reads it back from there.
+    let verified = fixture.json(&["verify", &tagged.to_string(), "--rebuild"]);
+    assert_eq!((&verified["verified"], &verified["rebuilt"]["same"]), (&json!(true), &json!(true)));
+    // What cosign signed with the same key is read by us.
+    fixture.run(&["verify", &tagged.to_string(), "--key", &other]).fails(13, &["not to be trusted"]);
+    fixture.run(&["verify", &format!("localhost:{}/team/hello:2", server.port)]).fails(3, &["has no"]);
+}
