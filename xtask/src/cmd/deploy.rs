@@ -20,6 +20,7 @@ pub(crate) fn run(flags: &flags::Deploy) -> Result<()> {
     let launcher = launcher()?;
     let interrupted = super::interruption()?;
     let release = release(&root, flags, &interrupted)?;
+    super::verify::require(&root, &release, &file)?;
     super::admission::require(&root, &release, &file, flags.scan.as_deref())?;
     let layout = ::build::layout(&root).or_exit(Code::Configuration)?;
     let progress = DeployProgress::new();

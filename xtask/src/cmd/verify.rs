@@ -6,9 +6,10 @@ mod source;
 use std::path::Path;
 
 use anyhow::{Context, Result, anyhow, bail};
+use deploy::EnvironmentFile;
 use release::Release;
 use stdx::Digest;
-use supply::{Expected, Named, PublicKey};
+use supply::{Expected, Named, Outcome, PublicKey};
 use workspace::Settings;
 
 use crate::exit::{Code, ResultExt};
@@ -49,6 +50,37 @@ pub(crate) fn run(flags: &flags::Verify) -> Result<()> {
     }
 }
 
+/// Refuses a release with an image that is not signed as the environment asks for.
+///
+/// # Errors
+/// With exit code 13 and everything that does not hold, if it is refused.
+pub(crate) fn require(root: &Path, release: &Release, environment: &EnvironmentFile) -> Result<()> {
+    let Some(policy) = environment.signature() else { return Ok(()) };
+    let settings = Settings::load(root).or_exit(Code::Configuration)?;
+    let named = policy.public_key.as_ref().map(|path| root.join(path));
+    let key = key(root, &settings, named.as_deref()).or_exit(Code::Configuration)?;
+    let builder = policy.builder.clone().or(settings.signing.builder);
+    let mut refusals = Vec::new();
+    for (name, service) in &release.services {
+        let source = Source::built(root, service.image).or_exit(Code::Configuration)?;
+        let expected = Expected { builder: builder.clone(), revision: None, release: Some(of(service)) };
+        let attached = source.attached().or_exit(Code::Configuration)?;
+        let verdict = supply::judge(&service.image, &attached, &key, &expected);
+        let bad = verdict.checks.into_iter().filter(|check| check.outcome != Outcome::Ok);
+        refusals
+            .extend(bad.map(|check| format!("\n  {name}: {}: {}", check.name, render::plain(&check.detail))));
+    }
+    if refusals.is_empty() {
+        return Ok(());
+    }
+    let text = format!(
+        "the environment {} asks for signed images:{}\n  next: `cargo xtask release create` where the key is",
+        environment.name,
+        refusals.concat()
+    );
+    Err(anyhow!(text)).or_exit(Code::PolicyViolated)
+}
+
 fn key(root: &Path, settings: &Settings, named: Option<&Path>) -> Result<PublicKey> {
     let configured = || settings.signing.public_key.as_ref().map(|path| root.join(path));
     match named.map(Path::to_owned).or_else(configured) {
@@ -68,6 +100,10 @@ fn named(path: &Path, image: &str, digest: &Digest) -> Result<Named> {
     let service = service
         .with_context(|| format!("the release in {} names neither {image} nor {digest}", path.display()))
         .or_exit(Code::PolicyViolated)?;
-    let (image, sbom, spdx, provenance) = (service.image, service.sbom, service.spdx, service.provenance);
-    Ok(Named { image, sbom, spdx, provenance })
+    Ok(of(service))
+}
+
+fn of(service: &release::Service) -> Named {
+    let release::Service { image, sbom, spdx, provenance, .. } = service;
+    Named { image: *image, sbom: *sbom, spdx: *spdx, provenance: *provenance }
 }

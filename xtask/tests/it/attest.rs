@@ -264,6 +264,38 @@ fn the_commit_is_built_again_elsewhere_and_gives_the_same_digest() {
     );
 }
 
+#[test]
+fn an_environment_that_asks_for_signed_images_refuses_others() {
+    let fixture = signed();
+    let listen = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let environment = |more: &str| {
+        let text = format!(
+            "edge: {{ listen: \"{listen}\" }}\nscan: {{ required: false }}\nsignature: {{ required: true{more} }}\n"
+        );
+        fixture.write("deploy/environments/staging.yaml", &text);
+    };
+    environment("");
+    fixture.write("slipway.yaml", "signing: { public_key: slipway.pub }\n");
+    fixture.json(&["release", "create", "--output", "v1.json"]);
+    let deploy = || fixture.run(&["deploy", "staging", "--release", "v1.json", "--dry-run"]);
+    deploy().fails(
+        13,
+        &["staging asks for signed images", "hello: signature: nothing of this kind", "hello: sbom spdx"],
+    );
+    fixture.write("slipway.yaml", SETTINGS);
+    fixture.json(&["release", "create", "--output", "v1.json"]);
+    let run = deploy();
+    assert_eq!(run.code, 0, "{}", run.stderr);
+    environment(", builder: \"https://ci.example/1\"");
+    deploy().fails(13, &["not by `https://ci.example/1`"]);
+    assert_eq!(fixture.run(&["key", "generate", "--output", "other"]).code, 0);
+    environment(", public_key: other/slipway.pub");
+    deploy().fails(13, &["hello: provenance: it is not signed with this key"]);
+    fixture.write("slipway.yaml", "");
+    environment("");
+    deploy().fails(3, &["signing.public_key"]);
+}
+
 fn works(name: &str, program: &str, probe: &[&str]) -> bool {
     let works = Command::new(program)
         .args(probe)

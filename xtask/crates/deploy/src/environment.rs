@@ -52,6 +52,22 @@ pub struct Environment {
     /// What the scan of a release must look like. It is no part of what runs, so it is not kept with it.
     #[serde(skip_serializing)]
     pub scan: ScanPolicy,
+    /// What must be signed. It is no part of what runs, either.
+    #[serde(skip_serializing)]
+    pub signature: SignaturePolicy,
+}
+
+/// What must be signed before a release may be deployed.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields, default)]
+pub struct SignaturePolicy {
+    /// Whether each image needs a signature, provenance and SBOMs that hold.
+    pub required: bool,
+    /// The public key, relative to the workspace's root; `signing.public_key` of slipway.yaml where absent.
+    pub public_key: Option<String>,
+    /// The builder that provenance must name; `signing.builder` of slipway.yaml, or any, where absent.
+    pub builder: Option<String>,
 }
 
 /// What the scan of a release must look like before the release may be deployed.
@@ -165,6 +181,7 @@ impl Default for Environment {
             settle_ms: 500,
             retain: 2,
             scan: ScanPolicy::default(),
+            signature: SignaturePolicy::default(),
         }
     }
 }
@@ -217,6 +234,11 @@ impl EnvironmentFile {
     pub fn scan(&self) -> Option<&ScanPolicy> {
         let policy = &self.environment.scan;
         policy.required.unwrap_or(self.name != LOCAL).then_some(policy)
+    }
+
+    /// What must be signed; `None` where the environment asks for nothing.
+    pub fn signature(&self) -> Option<&SignaturePolicy> {
+        Some(&self.environment.signature).filter(|policy| policy.required)
     }
 
     /// An environment that no file describes.

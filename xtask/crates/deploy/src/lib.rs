@@ -30,7 +30,7 @@ mod target;
 
 pub use environment::{
     Edge, Environment, EnvironmentFile, EnvironmentRoute, HealthValues, LOCAL, Platform, ScanPolicy,
-    ServiceValues, Value, check_name,
+    ServiceValues, SignaturePolicy, Value, check_name,
 };
 pub use gate::Answer;
 pub use journal::{Activation, History, Open};

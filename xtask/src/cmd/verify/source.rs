@@ -53,6 +53,12 @@ impl Source {
         Ok(Source::Layout { image: tagged(&layout, Some(image))?, layout })
     }
 
+    /// An image that was built here.
+    pub(crate) fn built(root: &Path, image: Digest) -> Result<Source> {
+        let layout = Layout::open(&::build::layout(root)?)?;
+        Ok(Source::Layout { layout, image })
+    }
+
     fn in_registry(image: &str) -> Result<Source> {
         let reference: Reference = image.parse()?;
         let repository = Registry::connect(&reference.host)?.repository(&reference.repository);
