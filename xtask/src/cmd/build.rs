@@ -6,6 +6,7 @@ use std::sync::atomic::AtomicBool;
 use ::build::{Platforms, Report, Session};
 use anyhow::{Context, Result};
 use oci::Layout;
+use supply::SigningKey;
 use workspace::{Platform, Settings};
 
 use crate::docker::Engine;
@@ -69,7 +70,15 @@ fn multiple(root: &Path, platforms: &[Platform], flags: &flags::Build) -> Result
     let report = all.build(&flags.services, &progress, &interrupted);
     progress.finish();
     let report = report?;
-    render::platforms(&report, flags.json)?;
+    let session = Session::open(root).or_exit(Code::Configuration)?;
+    let signed_by = match key(&session)?.filter(|_| !flags.unsigned) {
+        Some(key) => {
+            ::build::sign_platforms(&report, session.folder(), &key).context("cannot sign the images")?;
+            Some(key.public().hint()?)
+        }
+        None => None,
+    };
+    render::platforms(&report, signed_by.as_deref(), flags.json)?;
     if report.platforms.values().any(|report| report.reason.is_some()) {
         prune(&Session::open(root)?, root, &interrupted);
     }
@@ -93,8 +102,7 @@ pub(crate) struct Images {
 /// The images of `services`, shown while they are made, and signed where there is a key.
 pub(crate) fn images(session: &mut Session, services: &[String], interrupted: &AtomicBool) -> Result<Images> {
     let report = build(session, services, interrupted)?;
-    let key = super::key::load(session.root(), &session.settings().signing).or_exit(Code::Configuration)?;
-    let signed_by = match key {
+    let signed_by = match key(session)? {
         Some(key) => {
             ::build::sign(&report, session.folder(), &key).context("cannot sign the images")?;
             Some(key.public().hint()?)
@@ -102,6 +110,11 @@ pub(crate) fn images(session: &mut Session, services: &[String], interrupted: &A
         None => None,
     };
     Ok(Images { report, signed_by })
+}
+
+/// The key that signs, where one is configured.
+fn key(session: &Session) -> Result<Option<SigningKey>> {
+    super::key::load(session.root(), &session.settings().signing).or_exit(Code::Configuration)
 }
 
 fn build(session: &mut Session, services: &[String], interrupted: &AtomicBool) -> Result<Report> {

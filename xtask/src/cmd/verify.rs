@@ -9,7 +9,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use deploy::EnvironmentFile;
 use release::Release;
 use stdx::Digest;
-use supply::{Expected, Named, Outcome, PublicKey};
+use supply::{Check, Expected, Named, Outcome, PublicKey, Verdict};
 use workspace::Settings;
 
 use crate::exit::{Code, ResultExt};
@@ -18,36 +18,86 @@ use crate::{flags, render};
 pub(crate) use rebuild::Rebuilt;
 use source::Source;
 
+/// What was found out about one image.
+pub(crate) struct Judged {
+    /// The platform, where an index lists it.
+    pub(crate) platform: Option<String>,
+    pub(crate) image: Digest,
+    pub(crate) verdict: Verdict,
+    pub(crate) rebuilt: Option<Rebuilt>,
+}
+
 pub(crate) fn run(flags: &flags::Verify) -> Result<()> {
     let root = super::workspace_root().or_exit(Code::Configuration)?;
     let settings = Settings::load(&root).or_exit(Code::Configuration)?;
     let key = key(&root, &settings, flags.key.as_deref()).or_exit(Code::Configuration)?;
     let source = Source::find(&root, &flags.image).or_exit(Code::Configuration)?;
-    let image = source.image();
     let expected = Expected {
         builder: flags.builder.clone().or(settings.signing.builder),
         revision: flags.revision.clone(),
-        release: flags.release.as_deref().map(|path| named(path, &flags.image, &image)).transpose()?,
+        release: flags
+            .release
+            .as_deref()
+            .map(|path| named(path, &flags.image, &source.image()))
+            .transpose()?,
     };
-    let attached = source.attached().or_exit(Code::Configuration)?;
-    let verdict = supply::judge(&image, &attached, &key, &expected);
-    let rebuilt = match &verdict.provenance {
-        Some(provenance) if flags.rebuild && verdict.is_good() => {
-            Some(rebuild::rebuild(&root, &source, provenance, &*super::interruption()?)?)
+    let listed = source.listed().or_exit(Code::Configuration)?;
+    let mut checks = Vec::new();
+    let mut judged = Vec::new();
+    if listed.is_empty() {
+        judged.push(judge(None, &source, &key, &expected)?);
+    } else {
+        let attached = source.attached().or_exit(Code::Configuration)?;
+        checks.push(supply::judge_index(&source.image(), &attached, &key));
+        for (platform, source) in &listed {
+            judged.push(judge(Some(platform.clone()), source, &key, &of_listed(&expected, source))?);
         }
-        _ => None,
-    };
-    render::verified(&image, &verdict, rebuilt.as_ref(), flags.json)?;
-    if !verdict.is_good() {
+        checks.extend(expected.release.as_ref().map(|named| among(named, &judged)));
+    }
+    let is_good = checks.iter().all(|check| check.outcome == Outcome::Ok)
+        && judged.iter().all(|one| one.verdict.is_good());
+    if flags.rebuild && is_good {
+        let interrupted = super::interruption()?;
+        let sources = listed.iter().map(|(_, source)| source).chain(listed.is_empty().then_some(&source));
+        for (one, source) in judged.iter_mut().zip(sources) {
+            let provenance = one.verdict.provenance.as_ref();
+            one.rebuilt = provenance
+                .map(|provenance| rebuild::rebuild(&root, source, provenance, &interrupted))
+                .transpose()?;
+        }
+    }
+    render::verified(&source.image(), is_good, &checks, &judged, flags.json)?;
+    if !is_good {
         let error = anyhow!("{} is not to be trusted: not every check holds", flags.image);
         return Err(error).or_exit(Code::PolicyViolated);
     }
-    match rebuilt {
-        Some(rebuilt) if !rebuilt.is_same() => {
-            Err(anyhow!("{} was not reproduced", flags.image)).or_exit(Code::NotReproducible)
-        }
-        _ => Ok(()),
+    match judged.iter().filter_map(|one| one.rebuilt.as_ref()).all(Rebuilt::is_same) {
+        true => Ok(()),
+        false => Err(anyhow!("{} was not reproduced", flags.image)).or_exit(Code::NotReproducible),
     }
+}
+
+fn judge(platform: Option<String>, source: &Source, key: &PublicKey, expected: &Expected) -> Result<Judged> {
+    let image = source.image();
+    let attached = source.attached().or_exit(Code::Configuration)?;
+    let verdict = supply::judge(&image, &attached, key, expected);
+    Ok(Judged { platform, image, verdict, rebuilt: None })
+}
+
+/// A release names the image of one platform.
+fn of_listed(expected: &Expected, source: &Source) -> Expected {
+    let release = expected.release.clone().filter(|named| named.image == source.image());
+    Expected { release, ..expected.clone() }
+}
+
+/// Whether the release names one of the images that an index lists.
+fn among(named: &Named, judged: &[Judged]) -> Check {
+    let is_listed = judged.iter().any(|one| one.image == named.image);
+    let (outcome, detail) = match is_listed {
+        true => (Outcome::Ok, "names one of these images".to_owned()),
+        false => (Outcome::Failed, format!("names another image ({})", named.image.short())),
+    };
+    Check { name: "release", outcome, detail }
 }
 
 /// Refuses a release with an image that is not signed as the environment asks for.

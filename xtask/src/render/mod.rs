@@ -1,5 +1,6 @@
 //! What users see: results on standard output as a table or one JSON document, progress on standard error.
 
+mod attest;
 mod base;
 mod cache;
 pub(crate) mod ci;
@@ -11,7 +12,6 @@ mod progress;
 mod scan;
 mod table;
 mod test;
-mod verify;
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -23,6 +23,7 @@ use ::release::Release;
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
+pub(crate) use attest::{key, verified};
 pub(crate) use base::{images, lock_changes, locked};
 pub(crate) use cache::{moved as cache_moved, removed as cache_removed, stats as cache_stats};
 pub(crate) use deploy::{DeployProgress, deploy_plan, down, outcome, status};
@@ -36,7 +37,6 @@ pub(crate) use test::{
     TEST_PLAN, TestProgress, github_annotations, github_summary, test_matrix, test_plan, test_plan_document,
     test_plan_summary, test_report,
 };
-pub(crate) use verify::{key, verified};
 
 /// Prints a plan, and of each action whether its result is there already.
 pub(crate) fn plan(loaded: &Loaded, explained: Option<&[Action]>, as_json: bool) -> Result<()> {
@@ -133,18 +133,16 @@ pub(crate) fn report(report: &Report, signed_by: Option<&str>, explain: bool, as
             format!("{reason}; compiled {compiled} of {units} units; images in {layout} ({took} s)")
         }
     };
-    let signed = signed_by.map_or_else(
-        || "unsigned: there is no key (`signing.key` in slipway.yaml)".to_owned(),
-        |key| format!("signed by the key {key}"),
-    );
     let actions = if explain { cache::actions(report) } else { String::new() };
-    print(&format!("{actions}{table}{summary}\n{signed}\n"))
+    print(&format!("{actions}{table}{summary}\n{}\n", signed(signed_by)))
 }
 
 /// Prints what builds for several platforms gave.
-pub(crate) fn platforms(report: &PlatformsReport, as_json: bool) -> Result<()> {
+pub(crate) fn platforms(report: &PlatformsReport, signed_by: Option<&str>, as_json: bool) -> Result<()> {
     if as_json {
-        return document("slipway.build-platforms/1", serde_json::to_value(report)?);
+        let mut value = serde_json::to_value(report)?;
+        value["signed_by"] = json!(signed_by);
+        return document("slipway.build-platforms/1", value);
     }
     let mut table = Table::new(["image", "platform", "digest", "size", "unpacked", "layers", "seconds"]);
     for index in &report.indexes {
@@ -172,7 +170,14 @@ pub(crate) fn platforms(report: &PlatformsReport, as_json: bool) -> Result<()> {
             Some(reason) => writeln!(text, "{platform}: {reason}; compiled {compiled} of {units} units")?,
         }
     }
-    print(&format!("{text}({} s)\n", seconds(report.elapsed_ms)))
+    print(&format!("{text}({} s)\n{}\n", seconds(report.elapsed_ms), signed(signed_by)))
+}
+
+fn signed(signed_by: Option<&str>) -> String {
+    signed_by.map_or_else(
+        || "unsigned: there is no key (`signing.key` in slipway.yaml)".to_owned(),
+        |key| format!("signed by the key {key}"),
+    )
 }
 
 /// Prints a release manifest, and where it was written.

@@ -265,6 +265,31 @@ fn the_commit_is_built_again_elsewhere_and_gives_the_same_digest() {
 }
 
 #[test]
+fn an_index_is_signed_and_so_is_each_image_that_it_lists() {
+    let fixture = signed();
+    let targets = stdx::Cmd::new("rustc")
+        .args(["--print", "target-libdir", "--target", "aarch64-unknown-linux-gnu"])
+        .cwd(fixture.path(""));
+    let has_std = targets.read().is_ok_and(|folder| Path::new(&folder).is_dir());
+    if !works("aarch64-linux-gnu-gcc", "aarch64-linux-gnu-gcc", &["--version"]) || !has_std {
+        return;
+    }
+    fixture.write("slipway.yaml", &format!("{SETTINGS}build: {{ platforms: [linux/amd64, linux/arm64] }}\n"));
+    commit(&fixture);
+    let built = fixture.json(&["build"]);
+    assert!(built["signed_by"].is_string());
+    let verified = fixture.json(&["verify", "hello", "--rebuild"]);
+    assert_eq!((&verified["verified"], &verified["image"]), (&json!(true), &built["indexes"][0]["index"]));
+    assert_eq!(outcomes(&verified), [("signature", "ok")]);
+    let platforms = verified["platforms"].as_array().unwrap();
+    let names: Vec<&str> = platforms.iter().map(|one| one["platform"].as_str().unwrap()).collect();
+    assert_eq!(names, ["linux/amd64", "linux/arm64"]);
+    for one in platforms {
+        assert_eq!((outcomes(one).len(), &one["rebuilt"]["same"]), (4, &json!(true)), "{one}");
+    }
+}
+
+#[test]
 fn an_environment_that_asks_for_signed_images_refuses_others() {
     let fixture = signed();
     let listen = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();

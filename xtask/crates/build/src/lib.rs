@@ -46,6 +46,6 @@ pub use platforms::{BuiltIndex, Platforms, PlatformsReport};
 pub use report::{Action, BuildError, BuiltLayer, BuiltService, Outcome, Report};
 pub use reuse::Moved;
 pub use session::{Loaded, Session, finished_folder, layout, linked_folder, output_folder};
-pub use sign::sign;
+pub use sign::{sign, sign_platforms};
 pub use stack::{BuiltImage, LockChange, Update, debian_store};
 pub use stores::Stores;

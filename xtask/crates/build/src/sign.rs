@@ -10,6 +10,7 @@ use serde_json::json;
 use stdx::Digest;
 use supply::{BUNDLE, SigningKey, Statement, Subject, predicate};
 
+use crate::platforms::PlatformsReport;
 use crate::report::{BuiltService, Report};
 
 /// Annotations by which cosign finds what it looks for.
@@ -23,7 +24,7 @@ pub fn sign(report: &Report, folder: &Path, key: &SigningKey) -> Result<()> {
     let layout = Layout::open(&report.layout)?;
     let hint = key.public().hint()?;
     for service in &report.services {
-        let record = folder.join("signatures").join(format!("{}.json", service.name));
+        let record = folder.join("signatures").join(format!("{}.json", stem(service)));
         let signed = json!({ "schema": "slipway.signed/1", "key": hint, "image": service.image,
             "documents": [service.provenance, service.sbom, service.spdx] });
         let signed = stdx::json::canonical(&signed)?;
@@ -33,22 +34,57 @@ pub fn sign(report: &Report, folder: &Path, key: &SigningKey) -> Result<()> {
             continue;
         }
         for (kind, statement) in statements(service)? {
-            let bundle = supply::sign(&statement, key)?;
-            stdx::fs::write_atomic(&signature(folder, &service.name, kind), &bundle, 0o644)?;
-            let annotations = BTreeMap::from([
-                (CONTENT.to_owned(), "dsse-envelope".to_owned()),
-                (PREDICATE_TYPE.to_owned(), statement.predicate_type),
-            ]);
-            layout.attach(&service.image, BUNDLE, &bundle, annotations)?;
+            let bundle = attach(&statement, &service.image, key, &layout)?;
+            stdx::fs::write_atomic(&signature(folder, &stem(service), kind), &bundle, 0o644)?;
         }
         stdx::fs::write_atomic(&record, &signed, 0o644)?;
     }
     Ok(())
 }
 
+/// Signs the images of all platforms, and the indexes that list them.
+pub fn sign_platforms(report: &PlatformsReport, folder: &Path, key: &SigningKey) -> Result<()> {
+    for report in report.platforms.values() {
+        sign(report, folder, key)?;
+    }
+    let Some(one) = report.platforms.values().next() else { return Ok(()) };
+    let layout = Layout::open(&one.layout)?;
+    for index in &report.indexes {
+        let bundle = attach(&meant(&index.name, &index.index), &index.index, key, &layout)?;
+        stdx::fs::write_atomic(&signature(folder, &index.name, "index"), &bundle, 0o644)?;
+    }
+    Ok(())
+}
+
+/// The bundle of the statement, attached to what it is about.
+fn attach(statement: &Statement, subject: &Digest, key: &SigningKey, layout: &Layout) -> Result<Vec<u8>> {
+    let bundle = supply::sign(statement, key)?;
+    let annotations = BTreeMap::from([
+        (CONTENT.to_owned(), "dsse-envelope".to_owned()),
+        (PREDICATE_TYPE.to_owned(), statement.predicate_type.clone()),
+    ]);
+    layout.attach(subject, BUNDLE, &bundle, annotations)?;
+    Ok(bundle)
+}
+
+/// How files about the image of one platform are called.
+fn stem(service: &BuiltService) -> String {
+    let stem = service.provenance_path.file_stem().map(|stem| stem.to_string_lossy().into_owned());
+    stem.unwrap_or_else(|| service.name.clone())
+}
+
 /// Where the bundle of a kind lies.
-fn signature(folder: &Path, service: &str, kind: &str) -> PathBuf {
-    folder.join("signatures").join(format!("{service}.{kind}.sigstore.json"))
+fn signature(folder: &Path, stem: &str, kind: &str) -> PathBuf {
+    folder.join("signatures").join(format!("{stem}.{kind}.sigstore.json"))
+}
+
+/// That the image is meant to be.
+fn meant(name: &str, image: &Digest) -> Statement {
+    Statement {
+        subjects: vec![Subject { name: name.to_owned(), digest: *image }],
+        predicate_type: predicate::SIGNATURE.to_owned(),
+        predicate: json!({}),
+    }
 }
 
 /// The image itself, how it was built, and what it consists of.
@@ -65,7 +101,7 @@ fn statements(service: &BuiltService) -> Result<[(&'static str, Statement); 4]> 
         predicate,
     };
     Ok([
-        ("image", about(predicate::SIGNATURE, json!({}))),
+        ("image", meant(&service.name, &service.image)),
         ("provenance", Statement::parse(&provenance)?),
         ("cyclonedx", about(predicate::CYCLONEDX, document(&service.sbom_path, &service.sbom)?)),
         ("spdx", about(predicate::SPDX, document(&service.spdx_path, &service.spdx)?)),

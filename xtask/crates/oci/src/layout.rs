@@ -164,7 +164,8 @@ impl Layout {
         content: &[u8],
         annotations: BTreeMap<String, String>,
     ) -> Result<Referrer> {
-        let subject_size = self.document(subject)?.len() as u64;
+        let about = self.document(subject)?;
+        let subject_type = if is_index(&about) { MediaType::ImageIndex } else { MediaType::ImageManifest };
         let empty = descriptor(MediaType::EmptyJSON, &self.put(EMPTY_JSON)?, EMPTY_JSON.len() as u64)?;
         let document = self.put(content)?;
         let media_type = MediaType::Other(artifact_type.to_owned());
@@ -174,7 +175,7 @@ impl Layout {
             .artifact_type(media_type.clone())
             .config(empty)
             .layers(vec![descriptor(media_type.clone(), &document, content.len() as u64)?])
-            .subject(descriptor(MediaType::ImageManifest, subject, subject_size)?)
+            .subject(descriptor(subject_type, subject, about.len() as u64)?)
             .annotations(annotations.clone().into_iter().collect::<std::collections::HashMap<_, _>>())
             .build()?;
         let manifest = json::canonical(&serde_json::to_value(manifest)?)?;
@@ -289,6 +290,11 @@ impl Write for BlobWriter {
     fn flush(&mut self) -> io::Result<()> {
         self.out.flush()
     }
+}
+
+/// Whether the document lists images instead of layers.
+fn is_index(document: &[u8]) -> bool {
+    serde_json::from_slice::<ImageIndex>(document).is_ok()
 }
 
 pub(crate) fn descriptor(media_type: MediaType, digest: &Digest, size: u64) -> Result<Descriptor> {

@@ -97,8 +97,7 @@ pub fn judge(image: &Digest, attached: &[Attached], key: &PublicKey, expected: &
     let believed = Believed::of(image, attached, key);
     let release = expected.release.as_ref();
     let mut checks: Vec<Check> = release.map(|named| same_image(image, named)).into_iter().collect();
-    let signature = believed.one(predicate::SIGNATURE, |_| Ok(((), format!("by the key {}", hint(key)))));
-    checks.push(check("signature", signature).0);
+    checks.push(believed.signature(key));
     let provenance = believed.one(predicate::PROVENANCE, |statement| provenance(statement, expected));
     let (line, provenance) = check("provenance", provenance);
     checks.push(line);
@@ -109,6 +108,11 @@ pub fn judge(image: &Digest, attached: &[Attached], key: &PublicKey, expected: &
         checks.push(check(name, believed.one(kind, |statement| same_sbom(statement, built, named))).0);
     }
     Verdict { checks, provenance }
+}
+
+/// Judges an index, of which nothing is said but that it is meant to be: how its images were made is said of each of them.
+pub fn judge_index(index: &Digest, attached: &[Attached], key: &PublicKey) -> Check {
+    Believed::of(index, attached, key).signature(key)
 }
 
 /// What is attached and signed with the key, by kind; and why the rest is not believed.
@@ -136,6 +140,11 @@ impl Believed {
             }
         }
         believed
+    }
+
+    fn signature(&self, key: &PublicKey) -> Check {
+        let signature = self.one(predicate::SIGNATURE, |_| Ok(((), format!("by the key {}", hint(key)))));
+        check("signature", signature).0
     }
 
     /// The first statement of the kind that `accept` finds nothing wrong with.

@@ -21,7 +21,7 @@ pub use audit::audit;
 pub use bundle::{BUNDLE, MAX_BUNDLE, Rejected, sign, verify};
 pub use component::{Component, Ecosystem, Hash, Use};
 pub use cyclonedx::{Sbom, cyclonedx};
-pub use judge::{Attached, Check, Expected, Named, Outcome, Verdict, judge};
+pub use judge::{Attached, Check, Expected, Named, Outcome, Verdict, judge, judge_index};
 pub use key::{PublicKey, SigningKey};
 pub use provenance::{
     BUILD_TYPE, Builder, Commit, Definition, LOCAL_BUILDER, Provenance, Resource, Run, dependencies,

@@ -10,6 +10,7 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 use serde_json::Value;
 use stdx::{Cmd, Digest};
 use supply::{Provenance, Resource, Statement};
+use workspace::{Platform, Settings};
 
 use super::source::Source;
 use crate::exit::{Code, ResultExt};
@@ -119,7 +120,9 @@ fn build(
     let home = scratch.0.join("home");
     stdx::fs::create_dir_all(&home)?;
     let mut command = Cmd::new(std::env::current_exe()?)
-        .args(["build", "--json", "--unsigned", "--", service])
+        .args(["build", "--json", "--unsigned"])
+        .args(platform(provenance, workspace)?)
+        .args(["--", service])
         .cwd(workspace)
         .env("CARGO_HOME", workspace::cargo_home(workspace).context("cannot find Cargo's home")?)
         .env_remove("CARGO_TARGET_DIR")
@@ -169,6 +172,17 @@ fn report(path: &Path) -> Result<Report> {
         document.remove(key);
     }
     Ok(serde_json::from_value(Value::Object(document))?)
+}
+
+/// Where the workspace is built for several platforms: the one that was built.
+fn platform(provenance: &Provenance, workspace: &Path) -> Result<Option<String>> {
+    if Settings::load(workspace)?.build.platforms.is_empty() {
+        return Ok(None);
+    }
+    let target = provenance.build_definition.external_parameters.get("target").and_then(Value::as_str);
+    let platform =
+        target.and_then(Platform::of_target).context("the provenance names no target that is known here")?;
+    Ok(Some(format!("--platform={platform}")))
 }
 
 /// The time that was fixed for the build, where it is not the usual one.

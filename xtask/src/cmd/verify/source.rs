@@ -35,6 +35,25 @@ struct Layer {
     size: u64,
 }
 
+/// The part of an index that says what it lists.
+#[derive(Deserialize)]
+struct Index {
+    #[serde(default)]
+    manifests: Vec<Entry>,
+}
+
+#[derive(Deserialize)]
+struct Entry {
+    digest: Digest,
+    platform: Option<Platform>,
+}
+
+#[derive(Deserialize)]
+struct Platform {
+    os: String,
+    architecture: String,
+}
+
 impl Source {
     /// Finds the image that the user means.
     pub(crate) fn find(root: &Path, image: &str) -> Result<Source> {
@@ -73,6 +92,33 @@ impl Source {
             Source::Layout { image, .. } => *image,
             Source::Registry { image, .. } => image.digest,
         }
+    }
+
+    /// The images that an index lists, by platform; none where it is an image itself.
+    pub(crate) fn listed(&self) -> Result<Vec<(String, Source)>> {
+        let manifest = match self {
+            Source::Layout { layout, image } => layout.document(image)?,
+            Source::Registry { image, .. } => image.bytes.clone(),
+        };
+        let Index { manifests } = serde_json::from_slice(&manifest).context("the manifest is damaged")?;
+        anyhow::ensure!(manifests.len() <= MOST_ATTACHED, "the index lists {} images", manifests.len());
+        // What an index lists for no platform is no image.
+        let images = manifests.into_iter().filter_map(|entry| Some((entry.platform?, entry.digest)));
+        let images = images.filter(|(platform, _)| platform.os != "unknown");
+        let source = |(platform, digest): (Platform, Digest)| {
+            let name = format!("{}/{}", platform.os, platform.architecture);
+            let source = match self {
+                Source::Layout { layout, .. } => Source::Layout { layout: layout.clone(), image: digest },
+                Source::Registry { repository, .. } => {
+                    let image = repository.manifest(&digest.to_string())?;
+                    let image =
+                        image.with_context(|| format!("the registry lists {digest} and does not have it"))?;
+                    Source::Registry { repository: repository.clone(), image }
+                }
+            };
+            Ok((crate::render::plain(&name), source))
+        };
+        images.map(source).collect()
     }
 
     /// The bundles that are attached to the image.
