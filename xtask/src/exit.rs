@@ -117,6 +117,9 @@ fn code(error: &Error) -> Code {
     if let Some(coded) = error.downcast_ref::<Coded>() {
         return coded.code;
     }
+    if error.downcast_ref::<registry::Error>().is_some_and(registry::Error::is_configuration) {
+        return Code::Configuration;
+    }
     match error.downcast_ref::<deploy::Error>() {
         Some(deploy::Error::Preflight(_)) => return Code::Configuration,
         Some(deploy::Error::LockHeld(_)) => return Code::LockHeld,

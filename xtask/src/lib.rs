@@ -50,6 +50,8 @@ fn run(flags: &Slipway) -> anyhow::Result<()> {
         Command::Build(flags) => cmd::build::run(flags),
         Command::Base(flags) => cmd::base::run(flags),
         Command::Cache(flags) => cmd::cache::run(flags),
+        Command::Push(flags) => cmd::push::run(flags),
+        Command::Pull(flags) => cmd::pull::run(flags),
         Command::Test(flags) => cmd::test::run(flags),
         Command::Release(flags) => cmd::release::run(flags),
         Command::Verify(flags) => cmd::verify::run(flags),

@@ -2,7 +2,7 @@
 
 mod revision;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use ::deps::{Places, Record, Recorded, Report, Service, Side, Sizes, Violation, Weight};
@@ -46,6 +46,8 @@ struct Loaded {
     root: PathBuf,
     settings: Settings,
     target: String,
+    /// All services, also those that were not asked for.
+    names: BTreeSet<String>,
     report: Report,
     /// Of the services that were built.
     weights: BTreeMap<String, Weight>,
@@ -68,7 +70,9 @@ impl Loaded {
         let workspace = Workspace::load_with(&root, settings.clone(), &cargo.target, network)?;
         let scratch = workspace::slipway_dir(&root, &workspace::target_dir(&root)?).join("scan");
         let report = Report::load(&workspace, &cargo, network, &scratch)?;
-        Ok((Loaded { root, settings, target: cargo.target, report, weights: BTreeMap::new() }, workspace))
+        let names = report.services.keys().cloned().collect();
+        let target = cargo.target;
+        Ok((Loaded { root, settings, target, names, report, weights: BTreeMap::new() }, workspace))
     }
 
     /// Weighs the binaries of the last build.
@@ -107,7 +111,7 @@ impl Loaded {
             .collect()
     }
 
-    /// Writes the sizes down; those of services that were not asked for stay.
+    /// Writes the sizes down; those of services that are there and were not asked for stay.
     fn record(&self) -> Result<()> {
         let missing = self.report.services.keys().find(|name| !self.weights.contains_key(*name));
         if let Some(name) = missing {
@@ -115,6 +119,7 @@ impl Loaded {
         }
         let path = self.record_path();
         let mut record = Record::load(&path)?;
+        record.services.retain(|name, _| self.names.contains(name));
         record.services.extend(self.sizes());
         stdx::fs::write_atomic(&path, record.to_text()?.as_bytes(), 0o644)?;
         eprintln!("recorded {} services in {}", self.weights.len(), path.display());
@@ -172,8 +177,7 @@ fn diff(loaded: &Loaded, revision: &str, flags: &flags::Deps) -> Result<()> {
 fn check(loaded: &Loaded, flags: &flags::Deps) -> Result<()> {
     let record = Record::load(&loaded.record_path()).or_exit(Code::Configuration)?;
     let settings = &loaded.settings.deps;
-    let unknown = settings.services.keys().find(|name| !loaded.report.services.contains_key(*name));
-    if let Some(name) = unknown.filter(|_| flags.services.is_empty()) {
+    if let Some(name) = settings.services.keys().find(|name| !loaded.names.contains(*name)) {
         let error = anyhow!("deps.services.{name} of slipway.yaml: there is no such service");
         return Err(error).or_exit(Code::Configuration);
     }

@@ -13,6 +13,8 @@ pub(crate) mod init;
 pub(crate) mod keep;
 pub(crate) mod key;
 pub(crate) mod logs;
+pub(crate) mod pull;
+pub(crate) mod push;
 pub(crate) mod release;
 pub(crate) mod rollback;
 pub(crate) mod scan;

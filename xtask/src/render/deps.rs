@@ -117,7 +117,7 @@ fn weighed_table(service: &Service, weight: &Weight, all: bool) -> Table<9> {
     }
     for (name, size) in [
         ("(standard library)", weight.std),
-        ("(C library)", weight.native),
+        ("(C libraries)", weight.native),
         ("(nobody's)", weight.unattributed),
     ] {
         table.row(weighed_row(name.to_owned(), Some(size), weight.file, none()));

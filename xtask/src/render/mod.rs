@@ -12,6 +12,7 @@ mod progress;
 mod scan;
 mod table;
 mod test;
+mod transfer;
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -37,6 +38,7 @@ pub(crate) use test::{
     TEST_PLAN, TestProgress, github_annotations, github_summary, test_matrix, test_plan, test_plan_document,
     test_plan_summary, test_report,
 };
+pub(crate) use transfer::{PlannedPush, PushedImage, TransferProgress, pulled, push_plan, pushed};
 
 /// Prints a plan, and of each action whether its result is there already.
 pub(crate) fn plan(loaded: &Loaded, explained: Option<&[Action]>, as_json: bool) -> Result<()> {

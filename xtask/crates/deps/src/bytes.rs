@@ -5,17 +5,23 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use serde::Serialize;
 
 use crate::owners::{Owned, Owner, Owners};
+use crate::references::Machine;
 use crate::report::{Class, Service};
 use crate::unwind;
 
 /// Functions begin at multiples of at most this; what fills up to there counts for the function before.
 const MOST_PADDING: u64 = 64;
+/// The references of larger code are not looked for.
+const MOST_CODE_BYTES: u64 = 1 << 30;
+/// So many times, constants that constants refer to are looked for.
+const MOST_LINKS: usize = 8;
 /// Unwinding tables beyond this are nobody's.
 const MOST_TABLE_BYTES: u64 = 512 << 20;
 
@@ -54,7 +60,7 @@ pub struct Weight {
     pub packages: BTreeMap<String, Bytes>,
     /// The standard library, and what is compiled into it.
     pub std: Bytes,
-    /// The C library and the C toolchain's start code.
+    /// The system's C libraries and the C toolchain's start code.
     pub native: Bytes,
     /// What nothing tells the owner of: mostly constants without names.
     pub unattributed: Bytes,
@@ -80,17 +86,11 @@ impl Weight {
     pub fn others(&self) -> impl Iterator<Item = (&'static str, u64)> {
         [
             ("(standard library)", self.std.total()),
-            ("(C library)", self.native.total()),
+            ("(C libraries)", self.native.total()),
             ("(nobody's)", self.unattributed.total()),
             ("(file format)", self.overhead),
         ]
         .into_iter()
-    }
-
-    /// All code.
-    pub fn text(&self) -> u64 {
-        let packages: u64 = self.packages.values().map(|bytes| bytes.text).sum();
-        packages + self.std.text + self.native.text + self.unattributed.text
     }
 }
 
@@ -116,7 +116,8 @@ pub fn weigh(service: &Service, places: &Places) -> Result<Option<Weight>> {
         places.finished.display(),
         places.linked.display()
     );
-    let map = Map::new(&elf::symbols(&places.linked)?, &Owners::new(service, places)?);
+    let mut map = Map::new(&elf::symbols(&places.linked)?, &Owners::new(service, places)?);
+    map.follow_references(&places.finished, &sections)?;
     let mut sums = Sums::default();
     let mut rest = places.finished.metadata()?.len();
     for section in &sections {
@@ -167,9 +168,12 @@ impl Kind {
     }
 }
 
-/// Ranges of memory that have an owner: sorted, and none overlaps another.
+/// Whose memory is.
 struct Map {
+    /// Ranges that have a name: sorted, and none overlaps another.
     ranges: Vec<(u64, u64, Owned)>,
+    /// Where constants without a name begin, as far as anything refers to them, and who does so first.
+    marks: BTreeMap<u64, Owner>,
 }
 
 impl Map {
@@ -187,13 +191,85 @@ impl Map {
             ranges.push((start, end, owners.of(symbol)));
             covered = end;
         }
-        Map { ranges }
+        Map { ranges, marks: BTreeMap::new() }
+    }
+
+    /// Finds out whose the constants without a name are: of the function that refers to them, or of the constant that does.
+    fn follow_references(&mut self, path: &Path, sections: &[elf::Section]) -> Result<()> {
+        let mut header = [0; 64];
+        File::open(path)?.read_exact(&mut header)?;
+        let Some(machine) = Machine::of(&header) else { return Ok(()) };
+        let data: Vec<_> = sections.iter().filter(|one| matches!(Kind::of(one), Kind::Data)).collect();
+        let is_data =
+            |address: u64| data.iter().any(|one| one.address <= address && address - one.address < one.size);
+        let mut marks = BTreeMap::new();
+        for section in sections.iter().filter(|one| one.is_code && one.size <= MOST_CODE_BYTES) {
+            let code = content(path, section)?;
+            let first = self.ranges.partition_point(|(start, ..)| *start < section.address);
+            for (start, end, owned) in &self.ranges[first..] {
+                let range = |address: &u64| usize::try_from(address - section.address).ok();
+                let Some(body) = range(start).zip(range(end)).and_then(|(from, to)| code.get(from..to))
+                else {
+                    break;
+                };
+                machine.references(body, *start, |target| {
+                    if is_data(target) && self.named(target).is_none() {
+                        marks.entry(target).or_insert(owned.by);
+                    }
+                });
+            }
+        }
+        self.marks = marks;
+        self.follow_relocations(path, sections, machine, is_data)
+    }
+
+    /// Constants refer to constants; chains longer than this are not followed to their ends.
+    fn follow_relocations(
+        &mut self,
+        path: &Path,
+        sections: &[elf::Section],
+        machine: Machine,
+        is_data: impl Fn(u64) -> bool,
+    ) -> Result<()> {
+        let Some(section) =
+            sections.iter().find(|one| one.name == ".rela.dyn" && one.size <= MOST_TABLE_BYTES)
+        else {
+            return Ok(());
+        };
+        let table = content(path, section)?;
+        let number = |bytes: &[u8]| bytes.iter().rev().fold(0_u64, |sum, byte| sum << 8 | u64::from(*byte));
+        let entries =
+            table.chunks_exact(24).filter(|entry| number(&entry[8..16]) == machine.relative_relocation());
+        let pairs: Vec<(u64, u64)> =
+            entries.map(|entry| (number(&entry[..8]), number(&entry[16..24]))).collect();
+        for _ in 0..MOST_LINKS {
+            let before = self.marks.len();
+            for (from, target) in &pairs {
+                let owner = self.owner(*from);
+                if owner != Owner::Unknown && is_data(*target) && self.named(*target).is_none() {
+                    self.marks.entry(*target).or_insert(owner);
+                }
+            }
+            if self.marks.len() == before {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn named(&self, address: u64) -> Option<&(u64, u64, Owned)> {
+        let after = self.ranges.partition_point(|(start, ..)| *start <= address);
+        self.ranges[..after].last().filter(|(_, end, _)| address < *end)
     }
 
     fn owner(&self, address: u64) -> Owner {
+        if let Some((.., owned)) = self.named(address) {
+            return owned.by;
+        }
         let after = self.ranges.partition_point(|(start, ..)| *start <= address);
-        let found = after.checked_sub(1).map(|index| self.ranges[index]);
-        found.filter(|(_, end, _)| address < *end).map_or(Owner::Unknown, |(.., owned)| owned.by)
+        let free_from = self.ranges[..after].last().map_or(0, |(_, end, _)| *end);
+        let mark = self.marks.range(free_from..=address).next_back();
+        mark.map_or(Owner::Unknown, |(_, owner)| *owner)
     }
 }
 
@@ -215,14 +291,31 @@ impl Sums {
         for (from, to, owned) in map.ranges[first..].iter().take_while(|(from, ..)| *from < end) {
             let (from, to) = ((*from).max(start), (*to).min(end));
             let gap = from.saturating_sub(at);
-            *field(self.at(if gap < MOST_PADDING { last } else { Owner::Unknown })) += gap;
+            let filler = if gap < MOST_PADDING { last } else { Owner::Unknown };
+            self.add_unnamed(at..at + gap, filler, map, field);
             *field(self.at(owned.by)) += to - from;
             if section.is_code {
                 self.at(owned.defined).defined += to - from;
             }
             (at, last) = (to, owned.by);
         }
-        *field(self.at(Owner::Unknown)) += end - at;
+        self.add_unnamed(at..end, Owner::Unknown, map, field);
+    }
+
+    /// Bytes between names: up to the first mark `filler`'s, then each mark's up to the next.
+    fn add_unnamed(
+        &mut self,
+        range: Range<u64>,
+        filler: Owner,
+        map: &Map,
+        field: fn(&mut Bytes) -> &mut u64,
+    ) {
+        let (mut at, mut owner) = (range.start, filler);
+        for (mark, next) in map.marks.range(range.clone()) {
+            *field(self.at(owner)) += mark - at;
+            (at, owner) = (*mark, *next);
+        }
+        *field(self.at(owner)) += range.end - at;
     }
 
     /// Entries count for their functions; the tables that they point to reach to the next one.

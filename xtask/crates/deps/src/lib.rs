@@ -7,6 +7,7 @@ mod diff;
 mod mangled;
 mod owners;
 mod record;
+mod references;
 mod report;
 mod svg;
 mod unwind;

@@ -167,28 +167,29 @@ impl Report {
         let names = closures.services.keys();
         let service = |name: &String| {
             let none = Closure::default();
-            let tests = tests.get(name).unwrap_or(&none);
-            let service = service(workspace, &locked, name, &closures.services[name], tests);
-            (name.clone(), service)
+            let plans = Plans { build: &closures.services[name], tests: tests.get(name).unwrap_or(&none) };
+            (name.clone(), service(workspace, &locked, name, plans))
         };
         Ok(Report { services: names.map(service).collect(), warnings })
     }
 }
 
-fn service(
-    workspace: &Workspace,
-    locked: &[Package],
-    name: &str,
-    closure: &Closure,
-    tests: &Closure,
-) -> Service {
+/// What Cargo would compile for a service.
+#[derive(Clone, Copy)]
+struct Plans<'a> {
+    build: &'a Closure,
+    tests: &'a Closure,
+}
+
+fn service(workspace: &Workspace, locked: &[Package], name: &str, plans: Plans<'_>) -> Service {
+    let Plans { build, tests } = plans;
     let packages: BTreeMap<&str, &cargo_metadata::Package> =
         workspace.metadata.packages.iter().map(|package| (package.id.repr.as_str(), package)).collect();
     let classes = [
         (Class::TestOnly, &tests.build_only),
         (Class::TestOnly, &tests.linked),
-        (Class::BuildOnly, &closure.build_only),
-        (Class::Linked, &closure.linked),
+        (Class::BuildOnly, &build.build_only),
+        (Class::Linked, &build.linked),
     ];
     let mut used = BTreeMap::new();
     for (class, ids) in classes {
@@ -200,15 +201,18 @@ fn service(
     }
     let compiled: BTreeSet<(&str, &str, &str)> = used.values().map(|one| identity(&one.package)).collect();
     let absent = locked.iter().filter(|one| !compiled.contains(&identity(one))).cloned().collect();
-    let mut edges = closure.edges.clone();
+    let mut edges = build.edges.clone();
     for (from, to) in &tests.edges {
         edges.entry(from.clone()).or_default().extend(to.iter().cloned());
     }
     let known = workspace.services.get(name);
+    // Where there is no service, each package of the workspace stands for one.
+    let member = || workspace.metadata.workspace_packages().into_iter().find(|one| one.name == name);
+    let root = known.map(|service| &service.package).or_else(|| member().map(|one| &one.id));
     Service {
         name: name.to_owned(),
         binary: known.map(|service| service.binary.clone()).unwrap_or_default(),
-        root: known.map(|service| service.package.repr.clone()).unwrap_or_default(),
+        root: root.map(|id| id.repr.clone()).unwrap_or_default(),
         used,
         absent,
         edges,

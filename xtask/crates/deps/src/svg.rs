@@ -6,7 +6,7 @@
 use std::fmt::Write as _;
 
 use crate::bytes::Weight;
-use crate::report::{Service, Source};
+use crate::report::{Class, Service, Source};
 
 const WIDTH: f64 = 1200.0;
 const HEIGHT: f64 = 760.0;
@@ -47,9 +47,9 @@ impl Group {
 
 const STYLE: &str = "\
 text{font:12px system-ui,-apple-system,'Segoe UI',Roboto,'DejaVu Sans',sans-serif;fill:#1b1f24}
-.h{font-size:20px;font-weight:600}.s{fill:#57606a}.g{font-weight:600}
+.h{font-size:20px;font-weight:600}.s{fill:#57606a}g .s{fill:#3d444d}.g{font-weight:600}
 .bg{fill:#fff}.o rect{fill:#9ec5fe}.t rect{fill:#a8e0b9}.r rect{fill:#ffd8a8}.n rect{fill:#e2d4f7}.u rect{fill:#dfe3e8}
-@media(prefers-color-scheme:dark){text{fill:#e6edf3}.s{fill:#9aa4ae}.bg{fill:#0d1117}
+@media(prefers-color-scheme:dark){text{fill:#e6edf3}.s{fill:#9aa4ae}g .s{fill:#ccd3da}.bg{fill:#0d1117}
 .o rect{fill:#1f4b8f}.t rect{fill:#1d5c38}.r rect{fill:#7a4a12}.n rect{fill:#4c3480}.u rect{fill:#333b45}}";
 
 /// The treemap of the service's binary.
@@ -90,7 +90,10 @@ fn groups(service: &Service, weight: &Weight) -> Vec<Group> {
             size(bytes.unwind)
         );
         let group = if package.source == Source::Path { &mut own } else { &mut third };
-        group.tiles.push(Tile { label: package.name.clone(), title, bytes: bytes.total() });
+        let is_alone =
+            service.of_class(Class::Linked).iter().filter(|one| one.name == package.name).count() == 1;
+        let label = if is_alone { package.name.clone() } else { package.spec() };
+        group.tiles.push(Tile { label, title, bytes: bytes.total() });
     }
     let single = |class, name: &'static str, bytes: u64, what: &str| {
         let title = format!("{name}: {} ({what})", size(bytes));
@@ -105,7 +108,7 @@ fn groups(service: &Service, weight: &Weight) -> Vec<Group> {
             weight.std.total(),
             "std, core, alloc and what is compiled into them",
         ),
-        single("n", "C library", weight.native.total(), "the C library and start code"),
+        single("n", "C libraries", weight.native.total(), "the system's C libraries and start code"),
         single("u", "nobody's", weight.unattributed.total(), "mostly constants without names"),
         single("u", "file format", weight.overhead, "headers, relocations, dynamic symbols"),
     ];
@@ -123,7 +126,10 @@ fn write_group(out: &mut String, group: &Group, rect: Rect, file: u64) {
     let _ = writeln!(out, "<g class=\"{}\">", group.class);
     let has_heading = rect.height > HEADING + LINE;
     if has_heading {
-        let text = fit(&heading, rect.width).unwrap_or_default();
+        // Bold letters are wider, and the next heading must not touch this one.
+        let room = rect.width * 0.9 - 8.0;
+        let is_short = heading.chars().count() as f64 * LETTER > room;
+        let text = fit(if is_short { group.name } else { &heading }, room).unwrap_or_default();
         let _ = writeln!(
             out,
             "<text class=\"g\" x=\"{:.1}\" y=\"{:.1}\">{}</text>",
@@ -151,11 +157,13 @@ fn write_tile(out: &mut String, tile: &Tile, rect: Rect) {
         rect.x,
         rect.y
     );
-    let lines = [(tile.label.clone(), ""), (size(tile.bytes), " class=\"s\"")];
+    // Half a number says something else than the number.
+    let number = Some(size(tile.bytes)).filter(|text| text.chars().count() as f64 * LETTER <= width - 8.0);
+    let lines = [(fit(&tile.label, width - 8.0), ""), (number, " class=\"s\"")];
     let mut y = rect.y + LINE;
-    for (line, class) in lines.iter().filter(|(line, _)| !line.is_empty()) {
-        let Some(text) = fit(line, width - 8.0).filter(|_| y < rect.y + height) else { break };
-        let _ = write!(out, "<text{class} x=\"{:.1}\" y=\"{y:.1}\">{}</text>", rect.x + 4.0, escape(&text));
+    for (line, class) in lines.iter().filter(|(line, _)| line.as_deref() != Some("")) {
+        let Some(text) = line.as_ref().filter(|_| y < rect.y + height) else { break };
+        let _ = write!(out, "<text{class} x=\"{:.1}\" y=\"{y:.1}\">{}</text>", rect.x + 4.0, escape(text));
         y += LINE;
     }
     out.push_str("</g>\n");

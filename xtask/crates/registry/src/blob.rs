@@ -10,6 +10,7 @@ use stdx::{Digest, DigestWriter};
 use ureq::http::Method;
 
 use crate::client::{Answer, Source, is_broken_way, status_error};
+use crate::document::MAX_SIZE;
 use crate::link;
 use crate::repository::{Access, Repository};
 use crate::retry;
@@ -50,6 +51,7 @@ impl Repository {
     /// # Errors
     /// Also when the bytes are not those of `digest`: `out` has got them then, and they count for nothing.
     pub fn read_blob(&self, digest: &Digest, size: u64, out: &mut dyn Write) -> Result<()> {
+        ensure!(size <= MAX_SIZE, "{} cannot be {size} bytes long", self.shown(digest));
         let mut out = DigestWriter::new(out);
         let mut done = 0;
         let mut fruitless = 0;
@@ -104,7 +106,7 @@ impl Repository {
         };
         let mut reader = streamed.reader(&self.client().options, size);
         discard(&mut reader, skip)?;
-        let mut reader = reader.take(size + 1 - *done);
+        let mut reader = reader.take((size - *done).saturating_add(1));
         let mut buffer = vec![0; 64 * 1024];
         loop {
             let read = reader.read(&mut buffer).map_err(ureq::Error::from).context("a blob broke off")?;
@@ -162,13 +164,16 @@ impl Repository {
         source: Source<'_>,
         mount_from: Option<&str>,
     ) -> Result<Transfer> {
-        let mut scopes = self.scopes(Access::Push);
+        let scopes = self.scopes(Access::Push);
         let mut session = None;
         if let Some(place) = mount_from.filter(|place| *place != self.name) {
-            scopes.push(format!("repository:{place}:pull"));
-            session = self.mount(digest, place, &scopes)?;
-            if session.is_none() {
-                return Ok(Transfer::Mounted);
+            let wider = [&scopes[..], &[format!("repository:{place}:pull")]].concat();
+            match self.mount(digest, place, &wider) {
+                Ok(None) => return Ok(Transfer::Mounted),
+                Ok(location) => session = location,
+                // An account that may not read there may still write here.
+                Err(error) if error.is::<crate::Error>() => {}
+                Err(error) => return Err(error),
             }
         }
         let upload = Upload { repository: self, digest, size, source, scopes: &scopes };

@@ -4,7 +4,8 @@
 use std::io::{self, Read};
 use std::net::IpAddr;
 use std::sync::OnceLock;
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
 
 use anyhow::{Context, Error, Result, bail};
 use ureq::http::{HeaderMap, Method, Request, StatusCode, Uri};
@@ -77,6 +78,7 @@ pub(crate) struct Client {
     own: Agent,
     other: Agent,
     auth: Auth,
+    requests: AtomicU64,
     pub(crate) options: Options,
 }
 
@@ -107,12 +109,18 @@ impl Client {
             own: agent(own),
             other: agent(other),
             auth: Auth::new(host),
+            requests: AtomicU64::new(0),
             options,
         })
     }
 
     pub(crate) fn host(&self) -> &str {
         &self.host
+    }
+
+    /// How many requests were answered so far.
+    pub(crate) fn requests(&self) -> u64 {
+        self.requests.load(Ordering::Relaxed)
     }
 
     /// Scheme and host of the registry's addresses. Within this machine the server is asked whether it speaks TLS.
@@ -136,7 +144,10 @@ impl Client {
     fn speaks_plain(&self, plain: &str) -> Result<bool> {
         let request = Request::get(format!("{plain}/v2/")).body(())?;
         match self.other.run(request) {
-            Ok(answer) => Ok(answer.status() != StatusCode::BAD_REQUEST),
+            Ok(answer) => {
+                self.requests.fetch_add(1, Ordering::Relaxed);
+                Ok(answer.status() != StatusCode::BAD_REQUEST)
+            }
             Err(ureq::Error::Io(error)) if error.kind() == io::ErrorKind::ConnectionRefused => {
                 Err(error).with_context(|| format!("no registry listens on {}", self.host))
             }
@@ -227,7 +238,7 @@ impl Client {
         let header = self.auth.header(call.purpose, self)?;
         let answer = self.once(&self.own, call, url, header.as_deref())?;
         let answer = match answer.status {
-            StatusCode::UNAUTHORIZED => self.reauthorized(call, url, header, answer)?,
+            StatusCode::UNAUTHORIZED => self.reauthorized(call, url, header.as_deref(), answer)?,
             _ => answer,
         };
         if answer.status == StatusCode::FORBIDDEN {
@@ -240,7 +251,7 @@ impl Client {
         &self,
         call: &Call<'_>,
         url: &str,
-        header: Option<String>,
+        header: Option<&str>,
         answer: Streamed,
     ) -> Result<Streamed> {
         let headers: Vec<String> = answer
@@ -256,7 +267,7 @@ impl Client {
             return Err(self.denied(call, answer));
         }
         answer.discard();
-        self.auth.challenged(challenge, header.as_deref(), call.purpose);
+        self.auth.challenged(challenge, header, call.purpose);
         let header = self.auth.header(call.purpose, self)?;
         let answer = self.once(&self.own, call, url, header.as_deref())?;
         if answer.status == StatusCode::UNAUTHORIZED {
@@ -294,7 +305,8 @@ impl Client {
             Payload::Nothing => self.run(agent, call, url, authorization, &[][..]),
             Payload::Bytes(bytes) => self.run(agent, call, url, authorization, bytes),
             Payload::Stream { source, size } => {
-                let mut reader = Counted { inner: (source.open)()?.take(size), moved: source.moved };
+                let counted = Counted { inner: (source.open)()?.take(size), moved: source.moved };
+                let mut reader = Paced { inner: counted, until: self.options.until(size) };
                 self.run(agent, call, url, authorization, SendBody::from_reader(&mut reader))
             }
         }
@@ -321,6 +333,7 @@ impl Client {
         let request =
             request.body(body).with_context(|| format!("{} gave an address that is none", self.host))?;
         let answer = agent.run(request).map_err(|error| self.explained(error, call, url))?;
+        self.requests.fetch_add(1, Ordering::Relaxed);
         let (head, body) = answer.into_parts();
         Ok(Streamed { status: head.status, headers: head.headers, body, url: url.to_owned() })
     }
@@ -350,7 +363,7 @@ impl Client {
 
     /// The credentials of this registry for `repository`.
     pub(crate) fn credentials(&self, repository: &str) -> Result<Option<Credentials>> {
-        credentials::find(&self.options.auth_files, &self.host, repository)
+        credentials::find(&self.options, &self.host, repository)
     }
 
     /// Asks a token server: with a form where one is given, else with the address alone.
@@ -385,9 +398,8 @@ impl Client {
 impl Streamed {
     /// The body; `expected` is how many bytes it may take its time for.
     pub(crate) fn reader(self, options: &Options, expected: u64) -> impl Read + use<> {
-        let patience = options.body_grace + Duration::from_secs(expected / Options::MIN_BYTES_PER_SECOND);
         let body = self.body.into_with_config().limit(u64::MAX).reader();
-        Paced { inner: body, until: Instant::now() + patience }
+        Paced { inner: body, until: options.until(expected) }
     }
 
     /// The first bytes of an error's text; what breaks off is shown as far as it came.
@@ -433,9 +445,9 @@ impl<R: Read> Read for Paced<R> {
     }
 }
 
-/// A body that came slower than [`Options::MIN_BYTES_PER_SECOND`].
+/// A body that goes slower than [`Options::MIN_BYTES_PER_SECOND`].
 #[derive(Debug, thiserror::Error)]
-#[error("the answer comes too slowly")]
+#[error("it goes on too slowly")]
 struct TooSlow;
 
 /// Whether a fault of the way is among the causes: one that another attempt may not meet.

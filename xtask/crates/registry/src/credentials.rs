@@ -15,6 +15,8 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
 
+use crate::options::Options;
+
 /// A helper that asks its user for something has this long.
 const HELPER_TIMEOUT: Duration = Duration::from_secs(60);
 /// Files of credentials and answers of helpers are small.
@@ -70,14 +72,14 @@ struct Answer {
 ///
 /// # Errors
 /// When a file is damaged, or a helper that it names does not work.
-pub(crate) fn find(files: &[impl AsRef<Path>], host: &str, repository: &str) -> Result<Option<Credentials>> {
-    for path in files {
-        let path = path.as_ref();
+pub(crate) fn find(options: &Options, host: &str, repository: &str) -> Result<Option<Credentials>> {
+    let ask = |name: &str, server: &str| ask_helper(name, server, options.helper_path.as_deref());
+    for path in &options.auth_files {
         let Some(bytes) = read(path)? else { continue };
         let config: Config = serde_json::from_slice(&bytes)
             .ok()
             .with_context(|| format!("{} is not a file of credentials in Docker's form", path.display()))?;
-        let found = of_config(&config, host, repository, &ask_helper).with_context(|| {
+        let found = of_config(&config, host, repository, &ask).with_context(|| {
             format!("cannot read the credentials for {host} that {} names", path.display())
         })?;
         if found.is_some() {
@@ -158,13 +160,14 @@ impl Entry {
 }
 
 /// Asks `docker-credential-<name>` for the credentials of `server`.
-fn ask_helper(name: &str, server: &str) -> Result<Option<Credentials>> {
+fn ask_helper(name: &str, server: &str, path: Option<&str>) -> Result<Option<Credentials>> {
     if name.contains('/') {
         bail!("`{name}` is not the name of a credential helper: it has a `/`");
     }
     let program = format!("docker-credential-{name}");
     let mut child = Command::new(&program)
         .arg("get")
+        .envs(path.map(|path| ("PATH", path)))
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::inherit())
@@ -214,8 +217,17 @@ fn of_answer(answer: &[u8]) -> Result<Option<Credentials>> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
+
+    /// Whatever these bytes are, reading them ends.
+    pub(crate) fn read_anything(bytes: &[u8]) {
+        let _ = of_answer(bytes);
+        if let Ok(config) = serde_json::from_slice::<Config>(bytes) {
+            let _ = of_config(&config, "r.example", "team/api", &|_, _| Ok(None));
+        }
+        bare(&String::from_utf8_lossy(bytes));
+    }
 
     fn password(user: &str, password: &str) -> Option<Credentials> {
         Some(Credentials::Password { user: user.to_owned(), password: password.to_owned() })

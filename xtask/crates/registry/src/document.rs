@@ -19,6 +19,9 @@ pub(crate) const MAX_DOCUMENT: u64 = 4 * 1024 * 1024;
 /// No image has as many parts; what says so wants to keep us busy.
 const MAX_PARTS: usize = 4096;
 
+/// No blob is larger (a pebibyte); numbers beyond would only overflow sums.
+pub(crate) const MAX_SIZE: u64 = 1 << 50;
+
 /// A pointer to a blob or manifest.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -33,6 +36,9 @@ pub(crate) struct Descriptor {
     /// Addresses elsewhere: registries do not hold such layers.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) urls: Vec<String>,
+    /// What others wrote into it, such as a platform: an index that is written again keeps it.
+    #[serde(flatten)]
+    pub(crate) rest: BTreeMap<String, serde_json::Value>,
 }
 
 /// A manifest or an index.
@@ -68,6 +74,15 @@ impl Document {
         ensure!(!is_index || has_list, "it has neither a configuration nor a list of manifests");
         let parts = document.layers.len() + document.children().len();
         ensure!(parts <= MAX_PARTS, "it has {parts} parts, and {MAX_PARTS} are allowed");
+        let all = document
+            .layers
+            .iter()
+            .chain(document.children())
+            .chain(&document.config)
+            .chain(&document.subject);
+        for one in all {
+            ensure!(one.size <= MAX_SIZE, "it says that {} is {} bytes long", one.digest, one.size);
+        }
         if let Some(said) = &document.media_type {
             let is_of_index = [OCI_INDEX, DOCKER_LIST].contains(&said.as_str());
             ensure!(
@@ -111,14 +126,15 @@ impl Document {
             artifact_type: self.artifact_type.clone().or(of_config),
             annotations: self.annotations.clone(),
             urls: Vec::new(),
+            rest: BTreeMap::new(),
         }
     }
 }
 
-/// An index of referrers in canonical form.
+/// An index of referrers.
 pub(crate) fn index(manifests: &[Descriptor]) -> Result<Vec<u8>> {
     let index = serde_json::json!({ "schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": manifests });
-    stdx::json::canonical(&index)
+    Ok(serde_json::to_vec(&index)?)
 }
 
 #[cfg(test)]
@@ -161,6 +177,9 @@ mod tests {
         assert!(with("mediaType", OCI_INDEX.into()).contains("is not"));
         assert!(with("mediaType", "text/html".into()).contains("no kind"));
         assert!(with("layers", vec![descriptor("x"); MAX_PARTS + 1].into()).contains("4097 parts"));
+        let mut endless = descriptor("x");
+        endless["size"] = u64::MAX.into();
+        assert!(with("layers", vec![endless].into()).contains("18446744073709551615 bytes"));
         for none in ["", "[]", "{}", "null", r#"{"layers":[]}"#] {
             assert!(Document::parse(none.as_bytes()).is_err(), "{none}");
         }
@@ -169,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn an_index_of_referrers_is_canonical_and_read_back() {
+    fn an_index_of_referrers_is_read_back_with_what_others_wrote() {
         let entry = Descriptor {
             media_type: OCI_MANIFEST.into(),
             digest: Digest::of("a"),
@@ -177,6 +196,7 @@ mod tests {
             artifact_type: Some("t".into()),
             annotations: Some([("k".into(), "v".into())].into()),
             urls: Vec::new(),
+            rest: [("platform".into(), serde_json::json!({ "os": "linux" }))].into(),
         };
         let bytes = index(std::slice::from_ref(&entry)).unwrap();
         assert_eq!(Document::parse(&bytes).unwrap().children(), [entry]);

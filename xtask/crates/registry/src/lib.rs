@@ -11,6 +11,8 @@ mod credentials;
 mod document;
 mod error;
 mod link;
+#[cfg(test)]
+mod mutated;
 mod options;
 mod pull;
 mod push;

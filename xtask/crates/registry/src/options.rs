@@ -2,13 +2,15 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Where credentials and certificates are, and how patient to be.
 #[derive(Debug, Clone)]
 pub struct Options {
     /// Files of credentials in Docker's form, the one that counts first; a missing one is no error.
     pub auth_files: Vec<PathBuf>,
+    /// Where credential helpers are looked for, in the form of PATH; that of this program where there is none.
+    pub helper_path: Option<String>,
     /// Folders with a folder of certificates for each `host:port`.
     pub certificate_folders: Vec<PathBuf>,
     /// Hosts that are spoken to without TLS. Credentials never go there.
@@ -39,6 +41,11 @@ impl Options {
     /// What is slower than this is given up: a server that drips would hold a build for ever.
     pub const MIN_BYTES_PER_SECOND: u64 = 8 * 1024;
 
+    /// When a body of so many bytes, either way, that begins now is given up.
+    pub(crate) fn until(&self, bytes: u64) -> Instant {
+        Instant::now() + self.body_grace + Duration::from_secs(bytes / Options::MIN_BYTES_PER_SECOND)
+    }
+
     /// As Docker, Podman and OpenSSL find things on this machine.
     pub fn from_env() -> Options {
         Options::of(&|name| std::env::var(name).ok().filter(|value| !value.is_empty()))
@@ -67,6 +74,7 @@ impl Options {
         let plain = env("SLIPWAY_PLAIN_HTTP").unwrap_or_default();
         Options {
             auth_files: auth_files.into_iter().flatten().collect(),
+            helper_path: env("PATH"),
             certificate_folders: certificate_folders.into_iter().flatten().collect(),
             plain_http: plain
                 .split(',')

@@ -20,11 +20,14 @@ use crate::repository::{Manifest, Registry, Repository};
 const MAX_DEPTH: usize = 4;
 /// Manifests of one pull; whoever lists more wants to keep us busy.
 const MAX_MANIFESTS: usize = 4096;
+/// Their bytes together: they are in memory until all of them are known.
+const MAX_MANIFEST_BYTES: usize = 64 * 1024 * 1024;
 
 /// What is to be had before anything gets a name.
 #[derive(Default)]
 struct Found {
     manifests: BTreeMap<Digest, Manifest>,
+    manifest_bytes: usize,
     blobs: BTreeMap<Digest, Descriptor>,
     referrers: Vec<Digest>,
 }
@@ -69,6 +72,11 @@ pub fn pull_with(
 fn walk(repository: &Repository, manifest: Manifest, depth: usize, found: &mut Found) -> Result<()> {
     let digest = manifest.digest;
     let document = Document::parse(&manifest.bytes)?;
+    found.manifest_bytes += manifest.bytes.len();
+    ensure!(
+        found.manifest_bytes <= MAX_MANIFEST_BYTES,
+        "its manifests have more than {MAX_MANIFEST_BYTES} bytes"
+    );
     if found.manifests.insert(digest, manifest).is_some() {
         return Ok(());
     }
@@ -105,7 +113,7 @@ fn read_blobs(
     missing: &[&Descriptor],
     progress: &dyn Progress,
 ) -> Result<()> {
-    progress.announced(missing.iter().map(|blob| blob.size).sum());
+    progress.announced(missing.iter().fold(0, |sum: u64, blob| sum.saturating_add(blob.size)));
     let queue = Mutex::new(missing.iter());
     let failures = Mutex::new(Vec::new());
     let failed = AtomicBool::new(false);

@@ -54,6 +54,8 @@ pub struct Pushed {
     pub present_bytes: u64,
     /// Documents that are attached to the image.
     pub referrers: usize,
+    /// Requests that were answered, by the registry and by whom it leads to.
+    pub requests: u64,
 }
 
 /// What a push would do, as far as looking tells.
@@ -119,6 +121,13 @@ impl Push<'_> {
     /// # Errors
     /// When the layout does not have what the image names or its copy is damaged, and when the registry refuses.
     pub fn run(&self, progress: &dyn Progress) -> Result<Pushed> {
+        let before = self.registry.shared.client.requests();
+        let mut pushed = self.bring(progress)?;
+        pushed.requests = self.registry.shared.client.requests() - before;
+        Ok(pushed)
+    }
+
+    fn bring(&self, progress: &dyn Progress) -> Result<Pushed> {
         let root = self.node(self.image, MAX_DEPTH)?;
         let repository = self.repository();
         let mut pushed = Pushed { digest: Some(root.digest), ..Pushed::default() };

@@ -19,6 +19,9 @@ const MAX_ROUNDS: u32 = 8;
 /// Longest wait before an entry is looked for again.
 const MAX_SETTLE: Duration = Duration::from_secs(2);
 const MAX_PAGES: usize = 100;
+const MAX_REFERRERS: usize = 10_000;
+/// The error code of a missing repository.
+const NAME_UNKNOWN: &[u8] = b"NAME_UNKNOWN";
 
 impl Repository {
     /// What is attached to the manifest `subject`, in order of digests. Artifacts without content are left out.
@@ -74,12 +77,19 @@ impl Repository {
             call.headers.push(("accept", OCI_INDEX.to_owned()));
             let answer = self.client().send(&call)?;
             if page == 0 && matches!(answer.status.as_u16(), 404 | 405) {
-                let _ = self.shared.has_referrers_api.set(false);
+                // Of a repository that is not there nobody learns what the registry has.
+                if !answer.body.windows(NAME_UNKNOWN.len()).any(|part| part == NAME_UNKNOWN) {
+                    let _ = self.shared.has_referrers_api.set(false);
+                }
                 return Ok(None);
             }
             let answer = answer.expect(&call, &[200])?;
             let document = self.index_of(&answer).context("the list of referrers is damaged")?;
             found.extend_from_slice(document.children());
+            ensure!(
+                found.len() <= MAX_REFERRERS,
+                "more than {MAX_REFERRERS} referrers of {subject} are listed"
+            );
             next = self.next_page(&answer)?;
         }
         let _ = self.shared.has_referrers_api.set(true);
@@ -147,6 +157,7 @@ mod tests {
             artifact_type: artifact_type.map(str::to_owned),
             annotations: None,
             urls: Vec::new(),
+            rest: Default::default(),
         }
     }
 

@@ -85,6 +85,13 @@ pub fn slipway_dir(root: &Path, target_dir: &Path) -> PathBuf {
     }
 }
 
+/// Build scripts run here: where images are for another platform, what only this one needs is compiled as well.
+fn host_filter(target: &str) -> Option<&'static str> {
+    let is_host = cfg!(all(target_os = "linux", target_env = "gnu"))
+        && target == format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
+    (!is_host).then_some("--filter-platform=host-tuple")
+}
+
 impl Workspace {
     /// What Cargo resolved each package to, by id.
     pub fn nodes(&self) -> BTreeMap<&PackageId, &Node> {
@@ -111,7 +118,8 @@ impl Workspace {
         if !root.join("Cargo.lock").is_file() {
             bail!("{} has no Cargo.lock; run `cargo generate-lockfile` and commit it", root.display());
         }
-        let options = ["--locked", "--filter-platform", target].into_iter().chain(network.cargo_flag());
+        let options = ["--locked", "--filter-platform", target].into_iter();
+        let options = options.chain(host_filter(target)).chain(network.cargo_flag());
         let mut command = MetadataCommand::new();
         command.cargo_path(cargo().program).current_dir(root);
         command.features(CargoOpt::SomeFeatures(settings.build.features.clone()));

@@ -1,0 +1,123 @@
+//! `cargo xtask push`: build, look what the registry has, send the rest, tag.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use ::build::{BuiltService, Session};
+use anyhow::{Context, Result, bail};
+use oci::Layout;
+use registry::{Push, Reference, Registry};
+
+use crate::exit::{Code, ResultExt};
+use crate::flags;
+use crate::render::{self, PlannedPush, PushedImage, TransferProgress};
+
+pub(crate) fn run(flags: &flags::Push) -> Result<()> {
+    let root = super::workspace_root().or_exit(Code::Configuration)?;
+    let mut session = Session::open(&root).or_exit(Code::Configuration)?;
+    let interrupted = super::interruption()?;
+    let report = super::build::images(&mut session, &flags.services, &interrupted)?.report;
+    let named = |service: &BuiltService| targets(&session, service, flags);
+    let targets =
+        report.services.iter().map(named).collect::<Result<Vec<_>>>().or_exit(Code::Configuration)?;
+    end_when(interrupted);
+    let layout = Layout::open(&report.layout)?;
+    let mut registries = Registries::default();
+    if flags.dry_run {
+        let mut plans = Vec::new();
+        for (service, to) in report.services.iter().zip(&targets) {
+            let plan = to.push(registries.at(&to.reference.host)?, &layout, service).plan()?;
+            let (service, reference, tags) = (service.name.clone(), to.by_digest(service), to.tags.clone());
+            plans.push(PlannedPush { service, reference, tags, plan });
+        }
+        return render::push_plan(&plans, flags.json);
+    }
+    let progress = TransferProgress::new();
+    let mut images = Vec::new();
+    for (service, to) in report.services.iter().zip(&targets) {
+        let started = Instant::now();
+        progress.begin(&to.reference.name());
+        let pushed = to.push(registries.at(&to.reference.host)?, &layout, service).run(&progress);
+        let pushed = pushed.with_context(|| format!("cannot push {}", to.reference.name()));
+        if pushed.is_err() {
+            progress.finish();
+        }
+        let elapsed_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let (reference, tags) = (to.by_digest(service), to.tags.clone());
+        images.push(PushedImage {
+            service: service.name.clone(),
+            reference,
+            tags,
+            pushed: pushed?,
+            elapsed_ms,
+        });
+    }
+    progress.finish();
+    render::pushed(&images, flags.json)
+}
+
+/// Where an image goes.
+struct Target {
+    /// Without tag and digest.
+    reference: Reference,
+    tags: Vec<String>,
+}
+
+/// One connection for each registry: what is known of it serves all images.
+#[derive(Default)]
+struct Registries(BTreeMap<String, Registry>);
+
+impl Registries {
+    fn at(&mut self, host: &str) -> Result<&Registry> {
+        if !self.0.contains_key(host) {
+            self.0.insert(host.to_owned(), Registry::connect(host).or_exit(Code::Configuration)?);
+        }
+        self.0.get(host).context("a connection that was just made is there")
+    }
+}
+
+impl Target {
+    fn push<'a>(&'a self, registry: &'a Registry, layout: &'a Layout, service: &'a BuiltService) -> Push<'a> {
+        Push { registry, layout, image: &service.image, to: &self.reference, tags: &self.tags }
+    }
+
+    fn by_digest(&self, service: &BuiltService) -> Reference {
+        Reference { digest: Some(service.image), ..self.reference.clone() }
+    }
+}
+
+fn targets(session: &Session, service: &BuiltService, flags: &flags::Push) -> Result<Target> {
+    let by_settings = session.reference(service);
+    let (name, version) = by_settings.rsplit_once(':').context("the name of an image ends with its tag")?;
+    let name = match &flags.to {
+        Some(prefix) if prefix.ends_with(char::is_alphanumeric) => format!("{prefix}/{}", service.name),
+        Some(prefix) => format!("{prefix}{}", service.name),
+        None => name.to_owned(),
+    };
+    let reference: Reference = name.parse()?;
+    // Without a host a name means Docker's own registry, for all the world to see: that should be said, not forgotten.
+    if reference.host == "docker.io" && !name.starts_with("docker.io/") {
+        bail!(
+            "`{name}` names no registry; begin `image: {{ prefix: … }}` in slipway.yaml, or --to, with its host, such as \
+             registry.example/team/ (docker.io/ for Docker Hub)"
+        );
+    }
+    let tags = if flags.tags.is_empty() { vec![version.to_owned()] } else { flags.tags.clone() };
+    for tag in &tags {
+        reference.with_tag(tag)?;
+    }
+    Ok(Target { reference, tags })
+}
+
+/// Ends the program when the user interrupts: a registry forgets what was begun, and tags are set last.
+fn end_when(interrupted: Arc<AtomicBool>) {
+    std::thread::spawn(move || {
+        while !interrupted.load(Ordering::SeqCst) {
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        eprintln!("error: interrupted; what was sent stays and is not sent again");
+        std::process::exit(Code::Interrupted as i32);
+    });
+}
