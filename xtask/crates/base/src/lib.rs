@@ -4,6 +4,7 @@
 
 mod closure;
 pub mod debian;
+mod existing;
 mod loader;
 mod proof;
 mod root;
@@ -16,6 +17,7 @@ use base64::engine::general_purpose::STANDARD;
 use oci::{Source, Tree};
 
 pub use closure::{Closure, Library, closure};
+pub use existing::{Existing, existing};
 pub use proof::{Kind, Problem, Start, prove};
 pub use root::{Root, tree_of_folder};
 

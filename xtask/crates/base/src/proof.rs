@@ -52,6 +52,8 @@ pub enum Kind {
     Damaged(String),
     /// The loader, or the interpreter of a script, is not there.
     Interpreter(String),
+    /// It is the loader of a program, or the interpreter of a script, and nobody may execute it.
+    InterpreterMode,
     /// A library is not where the loader looks.
     Library(String),
     /// A library is there, and does not have what is needed from it.
@@ -76,6 +78,7 @@ impl fmt::Display for Problem {
             Kind::Machine { found, wanted } => write!(f, "/{file} is for {found} and the image for {wanted}"),
             Kind::Damaged(why) => write!(f, "/{file} is damaged: {why}"),
             Kind::Interpreter(path) => write!(f, "/{file} is started by {path}, which is not in the image"),
+            Kind::InterpreterMode => write!(f, "/{file} starts others, and may not be executed"),
             Kind::Library(name) => write!(f, "/{file} needs {name}, which is nowhere that its loader looks"),
             Kind::Version { library, version, newest: Some(newest) } => {
                 write!(f, "/{file} needs {version} of {library}, and the image's has {newest} at most")
@@ -94,7 +97,7 @@ impl Problem {
         match &self.kind {
             Kind::NoProgram | Kind::NotExecutable => "name a program that is in the image",
             Kind::Machine { .. } => "take the base and the files for the image's processor",
-            Kind::Damaged(_) => "see how the file was made",
+            Kind::Damaged(_) | Kind::InterpreterMode => "see how the file was made",
             Kind::Interpreter(_) | Kind::Library(_) => {
                 "take the base `static` or `closure`, or add the package that has it to the base"
             }
@@ -233,6 +236,7 @@ impl<'a> Proof<'a> {
             .collect();
         for program in programs {
             let interpreter = self.files[program].interpreter.clone().unwrap_or_default();
+            self.may_start(&interpreter);
             match self.loaders.get(&interpreter).cloned() {
                 Some(loader) => seen.extend(self.process(program, &interpreter, &loader)),
                 // The loader of a library that can also be run (libc.so.6 is one) is its own affair as long as nobody runs it.
@@ -357,6 +361,16 @@ impl<'a> Proof<'a> {
         }
     }
 
+    /// A kernel executes the interpreter by itself, with its own permission bits.
+    fn may_start(&mut self, interpreter: &str) {
+        if let Some((mode, _)) = self.root.file(interpreter)
+            && mode & 0o001 == 0
+        {
+            let real = self.root.resolve(interpreter).unwrap_or_default();
+            self.report(&real, Kind::InterpreterMode);
+        }
+    }
+
     fn program(&mut self) -> Result<()> {
         let Some(program) = self.start.program else { return Ok(()) };
         let file = program.trim_start_matches('/');
@@ -376,6 +390,7 @@ impl<'a> Proof<'a> {
             let line = line.split(|byte| *byte == b'\n').next().unwrap_or_default();
             let line = String::from_utf8_lossy(line).trim().to_owned();
             let interpreter = line.split_whitespace().next().unwrap_or_default().to_owned();
+            self.may_start(&interpreter);
             if self.root.file(&interpreter).is_none() {
                 self.report(file, Kind::Interpreter(interpreter));
             }

@@ -3,7 +3,7 @@
 //!
 //! A static binary carries its part of the C library, once per service; shared libraries are one layer, once for all.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
 use serde::Serialize;
@@ -92,8 +92,10 @@ int main(void) { return used[0] == 0; }
 ///
 /// # Errors
 /// When there is no C compiler for the target, or no C library to link statically.
-pub(crate) fn measure(target: &str, folder: &Path) -> Result<Sizes> {
-    stdx::fs::create_dir_all(folder)?;
+pub(crate) fn measure(target: &str) -> Result<Sizes> {
+    // Not in the output folder: a dry run leaves nothing there.
+    let folder = tempfile::tempdir().context("cannot make a temporary folder")?;
+    let folder = folder.path();
     let source = folder.join("probe.c");
     stdx::fs::write_atomic(&source, PROBE.as_bytes(), 0o644)?;
     let link = |name: &str, args: &[&str]| -> Result<PathBuf> {
@@ -174,9 +176,8 @@ mod tests {
 
     #[test]
     fn sizes_are_those_of_this_machine() {
-        let folder = tempfile::tempdir().unwrap();
         let target = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
-        let sizes = measure(&target, folder.path()).unwrap();
+        let sizes = measure(&target).unwrap();
         assert!(sizes.static_extra > 300_000 && sizes.static_extra < 5_000_000, "{sizes:?}");
         assert!(sizes.shared > 1_000_000 && sizes.shared < 10_000_000, "{sizes:?}");
         eprintln!("{sizes:?}");

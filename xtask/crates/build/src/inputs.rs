@@ -68,10 +68,10 @@ pub(crate) fn known(root: &Path, cargo: &CargoConfig, toolchain: &Toolchain) -> 
     Sources { files, env, ..Sources::default() }
 }
 
-/// The objects and archives of the C toolchain that a static binary is linked with, as its `compiler` finds them. Cargo does not know of
+/// The objects and archives of the C toolchain that a binary is linked with, as its `compiler` finds them. Cargo does not know of
 /// them.
 pub(crate) fn runtime_objects(compiler: Option<&Path>) -> BTreeSet<PathBuf> {
-    const NAMES: [&str; 10] = [
+    const NAMES: [&str; 15] = [
         "libc.a",
         "libm.a",
         "libpthread.a",
@@ -82,6 +82,12 @@ pub(crate) fn runtime_objects(compiler: Option<&Path>) -> BTreeSet<PathBuf> {
         "crti.o",
         "crtbeginS.o",
         "crtn.o",
+        // These count where a binary is linked to shared libraries.
+        "Scrt1.o",
+        "libc_nonshared.a",
+        "libc.so.6",
+        "libm.so.6",
+        "libgcc_s.so.1",
     ];
     let Some(compiler) = compiler else { return BTreeSet::new() };
     let path = |name: &&str| {

@@ -53,7 +53,7 @@ impl<'a> Packer<'a> {
         ];
         let trees = root.image(plan, above)?;
         let mut spec = plan.image.clone();
-        let mut layers = Vec::new();
+        let mut layers = root.begin(&mut spec, self.layout)?;
         for (comment, tree) in trees.into_iter().filter(|(_, tree)| !tree.is_empty()) {
             let (layer, reused) = self.layer(&plan.name, comment, &tree)?;
             layers.push(BuiltLayer {

@@ -4,13 +4,14 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use base::debian::{Lock, PackageRoot, Wanted};
-use base::{Closure, Root, Start};
-use oci::Tree;
-use supply::{Component, Sbom};
+use base::{Closure, Existing, Root, Start};
+use oci::{ImageSpec, Layout, Tree};
+use stdx::Digest;
+use supply::{Component, Ecosystem, Sbom, Use};
 use workspace::{Base, Linkage};
 
 use crate::plan::{ServicePlan, program};
-use crate::report::BuildError;
+use crate::report::{BuildError, BuiltLayer};
 use crate::session::Loaded;
 use crate::{bases, stack};
 
@@ -21,12 +22,21 @@ pub(crate) struct Rooted {
     /// What is in it, for the SBOM.
     components: Vec<Component>,
     linkage: Linkage,
+    /// An image whose layers come first, as they are.
+    below: Option<BaseImage>,
+}
+
+/// An image of another layout.
+struct BaseImage {
+    layout: Layout,
+    existing: Existing,
 }
 
 /// The root for the `binary` of a service.
 pub(crate) fn root(loaded: &Loaded, service: &ServicePlan, binary: &Path) -> Result<Rooted> {
     let users = ("slipway: users, certificates, time zones", base::static_root(service.user)?);
-    let mut rooted = Rooted { trees: vec![users], components: Vec::new(), linkage: service.linkage() };
+    let mut rooted =
+        Rooted { trees: vec![users], components: Vec::new(), linkage: service.linkage(), below: None };
     match &service.base {
         Base::Static | Base::Auto => {}
         Base::Closure => {
@@ -40,9 +50,41 @@ pub(crate) fn root(loaded: &Loaded, service: &ServicePlan, binary: &Path) -> Res
             rooted.trees = vec![("slipway: Debian packages", packages.tree)];
             rooted.components = packages.components;
         }
-        Base::Image(_) => anyhow::bail!("the base {} is not supported yet", service.base),
+        Base::Image(reference) => {
+            let image = existing(loaded, reference, &service.image.architecture)?;
+            rooted.trees = Vec::new();
+            rooted.components = vec![image_component(reference)];
+            rooted.below = Some(image);
+        }
     }
     Ok(rooted)
+}
+
+/// Source: `image.base` in service.yaml, whose form was checked when it was read.
+fn existing(loaded: &Loaded, reference: &str, architecture: &str) -> Result<BaseImage> {
+    let (path, digest) = reference.rsplit_once('@').context("the base has no digest")?;
+    let folder = loaded.workspace.root.join(path);
+    let layout = Layout::open(&folder).with_context(|| {
+        format!("{path} is no OCI image layout; fetch the image into one: `skopeo copy docker://NAME@{digest} oci:{path}`")
+    })?;
+    let home = workspace::cargo_home(&loaded.workspace.root).context("neither CARGO_HOME nor HOME is set")?;
+    let files = home.join("slipway/files");
+    let existing = base::existing(&layout, digest.parse()?, architecture, &files)
+        .with_context(|| format!("cannot take the image {reference} as a base"))?;
+    Ok(BaseImage { layout, existing })
+}
+
+fn image_component(reference: &str) -> Component {
+    let (path, digest) = reference.rsplit_once('@').unwrap_or((reference, ""));
+    Component {
+        ecosystem: Ecosystem::Generic,
+        name: path.rsplit('/').next().unwrap_or(path).to_owned(),
+        version: digest.to_owned(),
+        usage: Use::Linked,
+        licence: None,
+        hash: None,
+        description: Some("The image that this one is put on top of".to_owned()),
+    }
 }
 
 fn debian(loaded: &Loaded, packages: &[String], architecture: &str) -> Result<PackageRoot> {
@@ -55,6 +97,34 @@ fn debian(loaded: &Loaded, packages: &[String], architecture: &str) -> Result<Pa
     })?;
     let packages = lock.root(&Wanted::new(packages, &[]), architecture)?;
     stack::debian_store(root)?.root(&lock, &packages, &[])
+}
+
+/// Removes components and what points to them.
+fn remove(sbom: &mut Sbom, is_gone: impl Fn(&Component) -> bool) {
+    let gone: Vec<String> = sbom.components.iter().filter(|one| is_gone(one)).map(Component::purl).collect();
+    sbom.components.retain(|component| !is_gone(component));
+    for edges in sbom.edges.values_mut() {
+        edges.retain(|purl| !gone.contains(purl));
+    }
+}
+
+fn is_link(problem: &base::Problem) -> bool {
+    matches!(problem.kind, base::Kind::Link(_))
+}
+
+fn is_of(tree: &Tree, path: &str) -> bool {
+    tree.iter().any(|(at, _)| at == path)
+}
+
+/// A blob appears in a layout only whole.
+fn copy_blob(from: &Layout, to: &Layout, digest: &Digest) -> Result<()> {
+    let path = to.blob_path(digest);
+    let folder = path.parent().context("a blob without a folder")?;
+    stdx::fs::create_dir_all(folder)?;
+    let mut file = tempfile::NamedTempFile::new_in(folder)?;
+    std::io::copy(&mut stdx::fs::open(&from.blob_path(digest))?, &mut file)
+        .with_context(|| format!("cannot copy the blob {digest}"))?;
+    stdx::fs::persist(file, &path, 0o644)
 }
 
 fn closure(binary: &Path, target: &str) -> Result<Closure> {
@@ -81,11 +151,12 @@ impl Rooted {
         above: Vec<(&'static str, Tree)>,
     ) -> Result<Vec<(&'static str, Tree)>> {
         let mut trees = self.trees.clone();
-        let below = Root::new(self.trees.iter().map(|(_, tree)| tree))?;
+        let image = self.below.iter().map(|below| &below.existing.tree);
+        let below = Root::new(image.clone().chain(self.trees.iter().map(|(_, tree)| tree)))?;
         for (comment, tree) in above {
             trees.push((comment, below.beneath_links(&tree)?));
         }
-        let root = Root::new(trees.iter().map(|(_, tree)| tree))?;
+        let root = Root::new(image.chain(trees.iter().map(|(_, tree)| tree)))?;
         let program = program(&service.binary);
         let library_path = service.image.env.get("LD_LIBRARY_PATH").map_or("", String::as_str);
         let start = Start {
@@ -94,27 +165,56 @@ impl Rooted {
             library_path: library_path.split(':').filter(|folder| !folder.is_empty()).collect(),
             mounts: service.image.volumes.iter().map(String::as_str).collect(),
         };
-        let problems = base::prove(&root, &start)?;
+        let mut problems = base::prove(&root, &start)?;
+        if let Some(below) = &self.below {
+            // Its links are its own affair: many images have some that lead nowhere.
+            problems.retain(|problem| !(is_link(problem) && is_of(&below.existing.tree, &problem.file)));
+        }
         if problems.is_empty() {
             return Ok(trees);
         }
         Err(BuildError::CannotStart { image: service.name.clone(), problems }.into())
     }
 
+    /// Lets `spec` begin with the layers and the environment of the image below, if there is one; its blobs are copied to `layout`.
+    pub(crate) fn begin(&self, spec: &mut ImageSpec, layout: &Layout) -> Result<Vec<BuiltLayer>> {
+        let Some(BaseImage { layout: from, existing }) = &self.below else { return Ok(Vec::new()) };
+        let mut built = Vec::new();
+        for layer in &existing.layers {
+            let reused = layout.holds(&layer.digest);
+            if !reused {
+                copy_blob(from, layout, &layer.digest)?;
+            }
+            let comment = layer.comment.clone();
+            built.push(BuiltLayer { comment, digest: layer.digest, size: layer.size, reused });
+            spec.layers.push(layer.clone());
+        }
+        if Root::new([&existing.tree])?.resolve(base::CA_BUNDLE).is_none() {
+            spec.env.remove("SSL_CERT_FILE");
+        }
+        for (name, value) in &existing.env {
+            spec.env.entry(name.clone()).or_insert_with(|| value.clone());
+        }
+        Ok(built)
+    }
+
     /// Adds what the root brings to the SBOM of an image.
     pub(crate) fn describe(&self, sbom: &mut Sbom) {
+        // An existing image has its own data, if any, and a package brings its own time zones.
+        let has_own = |name: &str| self.components.iter().any(|component| component.name == name);
+        let absent = base::static_components();
+        let absent = absent.iter().map(|part| part.name).filter(|name| self.below.is_some() || has_own(name));
+        for name in absent {
+            let is_it = |one: &Component| one.ecosystem == Ecosystem::Generic && one.name == name;
+            remove(sbom, is_it);
+        }
         if self.linkage == Linkage::Shared {
             // It is the root's own C library that runs, and that one is named by its file or package.
             let is_linked = |component: &Component| {
                 component.name == "glibc"
                     && component.description.as_deref().is_some_and(|text| text.contains("statically"))
             };
-            let gone: Vec<String> =
-                sbom.components.iter().filter(|one| is_linked(one)).map(Component::purl).collect();
-            sbom.components.retain(|component| !is_linked(component));
-            for edges in sbom.edges.values_mut() {
-                edges.retain(|purl| !gone.contains(purl));
-            }
+            remove(sbom, is_linked);
         }
         for component in &self.components {
             sbom.edges.entry(sbom.subject.purl()).or_default().insert(component.purl());

@@ -99,10 +99,8 @@ impl Loaded {
     /// What static and shared linking cost for all services of the workspace, from real sizes on this machine: one program is
     /// linked both ways.
     pub fn break_even(&self) -> Result<BreakEven> {
-        let folder = workspace::target_dir(&self.workspace.root)?;
-        let folder = Paths::new(&self.workspace.root, &folder).folder().join("probe");
         let services = self.workspace.services.len() as u64;
-        Ok(BreakEven::new(bases::measure(&self.plan.target, &folder)?, services))
+        Ok(BreakEven::new(bases::measure(&self.plan.target)?, services))
     }
 }
 
@@ -181,7 +179,7 @@ impl Session {
             platform: self.platform.filter(|_| self.naming == Naming::InIndex),
         };
         let auto = || {
-            let sizes = bases::measure(&cargo.target, &self.paths.folder().join("probe"))?;
+            let sizes = bases::measure(&cargo.target)?;
             Ok(BreakEven::new(sizes, bases::open_services(&workspace)).choice())
         };
         let selected = bases::choose(&workspace, &workspace.select(names)?, auto)?;

@@ -19,6 +19,8 @@ const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 pub const MIRROR_VARIABLE: &str = "SLIPWAY_DEBIAN_MIRROR";
 /// The same for the archive of security updates.
 pub const SECURITY_MIRROR_VARIABLE: &str = "SLIPWAY_DEBIAN_SECURITY_MIRROR";
+/// Keys of a mirror that signs by itself.
+pub const KEYRING_VARIABLE: &str = "SLIPWAY_DEBIAN_KEYRING";
 /// Packages that are fetched by one process.
 const AT_ONCE: usize = 40;
 
@@ -34,12 +36,14 @@ impl Mirrors {
             Cmd::new("apt-get").args(["indextargets", "--format", format, "Created-By: Packages"]).read();
         let text = text.context("cannot ask apt for this machine's mirrors; a machine without apt needs the .deb files in its store")?;
         let mut mirrors = Mirrors::parse(&text);
-        for (archive, variable) in
-            [("debian", MIRROR_VARIABLE), ("debian-security", SECURITY_MIRROR_VARIABLE)]
-        {
-            if let Some(uri) = std::env::var(variable).ok().filter(|uri| !uri.is_empty()) {
-                mirrors.0.insert(archive, uri.trim_end_matches('/').to_owned());
-            }
+        let named = |variable: &str| std::env::var(variable).ok().filter(|uri| !uri.is_empty());
+        let (main, security) = (named(MIRROR_VARIABLE), named(SECURITY_MIRROR_VARIABLE));
+        if main.is_some() {
+            // Whoever names a mirror means that one, and not half of the machine's beside it.
+            mirrors.0.clear();
+        }
+        for (archive, uri) in [("debian", main), ("debian-security", security)] {
+            mirrors.0.extend(uri.map(|uri| (archive, uri.trim_end_matches('/').to_owned())));
         }
         ensure!(
             mirrors.0.contains_key("debian"),
@@ -141,8 +145,10 @@ impl Apt {
     }
 
     fn write_sources(&self, release: &str, architectures: &[String]) -> Result<()> {
-        let signed =
-            if Path::new(KEYRING).exists() { format!("Signed-By: {KEYRING}\n") } else { String::new() };
+        let own = std::env::var(KEYRING_VARIABLE).ok().filter(|path| !path.is_empty());
+        let keyring = own.or_else(|| Path::new(KEYRING).exists().then(|| KEYRING.to_owned()));
+        // Without one apt takes the keys that the machine trusts for all archives.
+        let signed = keyring.map(|keyring| format!("Signed-By: {keyring}\n")).unwrap_or_default();
         let mut text = String::new();
         for (archive, uri) in &self.mirrors.0 {
             ensure!(!uri.contains(char::is_whitespace), "the mirror `{uri}` is no address");

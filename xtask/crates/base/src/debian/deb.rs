@@ -154,7 +154,7 @@ fn data(archive: impl Read, files: &Path, items: &mut BTreeMap<String, Item>) ->
 }
 
 /// The path of an entry, without `./` in front; `None` for the root itself.
-fn inside(path: &[u8]) -> Result<Option<String>> {
+pub(crate) fn inside(path: &[u8]) -> Result<Option<String>> {
     let path = std::str::from_utf8(path).context("a path is not UTF-8")?;
     ensure!(path.len() < LONGEST_PATH && !path.contains('\0'), "a path is too long");
     let names: Vec<&str> = path.split('/').filter(|name| !matches!(*name, "" | ".")).collect();
@@ -162,7 +162,8 @@ fn inside(path: &[u8]) -> Result<Option<String>> {
     Ok((!names.is_empty()).then(|| names.join("/")))
 }
 
-fn keep(content: &mut impl Read, files: &Path) -> Result<(Digest, u64)> {
+/// Puts `content` into the folder `files` under the hex digits of its digest.
+pub(crate) fn keep(content: &mut impl Read, files: &Path) -> Result<(Digest, u64)> {
     let file = tempfile::NamedTempFile::new_in(files)
         .with_context(|| format!("cannot write to {}", files.display()))?;
     let mut writer = DigestWriter::new(file);

@@ -164,6 +164,38 @@ mod tests {
     }
 
     #[test]
+    fn no_text_makes_a_parser_panic() {
+        let digest = "ab".repeat(32);
+        let original = format!(
+            "{PACKAGE}SHA256: {digest}\nDepends: libc6 (>= 2.34), a1:any | b2 (<< 1:2~) [amd64]\nProvides: x1 (= 1)\nConflicts: y1\n"
+        );
+        let mut state = 0x2545_f491_4f6c_dd1d_u64;
+        let mut random = |below: usize| {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            usize::try_from(state % below as u64).unwrap()
+        };
+        for _ in 0..3000 {
+            let mut bytes = original.clone().into_bytes();
+            for _ in 0..=random(6) {
+                let at = random(bytes.len());
+                bytes[at] = b"\n: (|,<>=)~\t#-\xc3A0"[random(17)];
+            }
+            bytes.truncate(random(bytes.len()) + 1);
+            let text = String::from_utf8_lossy(&bytes);
+            let mut index = Index::default();
+            if index.add("debian", &text).is_ok() {
+                let asked: Vec<String> = index.packages.keys().cloned().collect();
+                let request = super::super::resolve::Request { asked: &asked, ..Default::default() };
+                super::super::resolve::resolve(&index, &request).ok();
+            }
+            release(&text).ok();
+            super::super::licence::licence(&format!("Format: x\n{text}"));
+        }
+    }
+
+    #[test]
     fn a_signed_release_file_is_read_without_its_signature() {
         let digest = "cd".repeat(32);
         let text = format!(

@@ -3,7 +3,7 @@
 
 mod apt;
 mod control;
-mod deb;
+pub(crate) mod deb;
 mod index;
 mod licence;
 mod lock;
@@ -22,7 +22,7 @@ use crate::root::Root;
 use stdx::Digest;
 use supply::{Component, Ecosystem, Hash, Use};
 
-pub use apt::{MIRROR_VARIABLE, SECURITY_MIRROR_VARIABLE};
+pub use apt::{KEYRING_VARIABLE, MIRROR_VARIABLE, SECURITY_MIRROR_VARIABLE};
 pub use lock::{Lock, LockedPackage, LockedRoot, Suite, Wanted};
 pub use version::compare;
 
@@ -139,7 +139,15 @@ impl Store {
                 bail!("{} was fetched, and is not the file that is locked", package.path);
             }
             let to = self.packages().join(&package.sha256);
-            std::fs::rename(&path, &to).with_context(|| format!("cannot write {}", to.display()))?;
+            // From a mirror on this machine apt gives a link to the file instead of the file.
+            let copied = if path.is_symlink() {
+                std::fs::copy(&path, partial.path().join("copy")).map(|_| partial.path().join("copy"))
+            } else {
+                Ok(path)
+            };
+            copied
+                .and_then(|path| std::fs::rename(path, &to))
+                .with_context(|| format!("cannot write {}", to.display()))?;
         }
         Ok(missing.len())
     }

@@ -216,6 +216,10 @@ fn programs_scripts_and_links_must_be_there() {
     };
     check("/app/static", &[]);
     check("/app/script", &["/app/script is started by /bin/sh, which is not in the image"]);
+    let mut shell = Tree::new();
+    shell.file("bin/sh", 0o644, Source::Bytes(std::fs::read(&program).unwrap())).unwrap();
+    let found = problems(&[&tree, &shell], Some("/app/script"));
+    assert!(found.contains(&"/bin/sh starts others, and may not be executed".to_owned()), "{found:?}");
     check("/app/other", &["/app/other, the image's program, is not in the image"]);
     check("/app", &["/app, the image's program, is no file that can be executed"]);
     let text = "/app/text, the image's program, is no file that can be executed";
