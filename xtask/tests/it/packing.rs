@@ -1,6 +1,8 @@
 //! What `cargo xtask build` packs: compressions, platforms, what is written and what is removed.
 
+use std::collections::BTreeMap;
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -119,4 +121,135 @@ fn copied_by_skopeo(fixture: &Fixture) {
         let inspected: Value = serde_json::from_str(&output("skopeo", &args)).unwrap();
         assert_eq!(inspected["Architecture"], architecture);
     }
+}
+
+#[test]
+fn a_platform_whose_tools_are_missing_is_refused_before_anything_compiles() {
+    let fixture = Fixture::hello();
+    let run = fixture.run(&["build", "--platform", "linux/amd64,linux/s390x,linux/riscv64"]);
+    run.fails(3, &["rustup target add s390x-unknown-linux-gnu", "apt install gcc-riscv64-linux-gnu"]);
+    assert!(!fixture.path("target/slipway/cargo").exists());
+    fixture.run(&["build", "--platform", "windows/amd64"]).fails(2, &["linux/arm64"]);
+}
+
+#[test]
+fn musl_is_a_target_like_any_other() {
+    let sysroot = output("rustc", &["--print", "sysroot"]);
+    let std = Path::new(sysroot.trim()).join("lib/rustlib/x86_64-unknown-linux-musl");
+    if !std.is_dir() {
+        eprintln!("skipped: the standard library of x86_64-unknown-linux-musl is not installed");
+        return;
+    }
+    let fixture = Fixture::hello();
+    fixture.write("slipway.yaml", "build: { target: x86_64-unknown-linux-musl, platforms: [linux/amd64] }\n");
+    let report = fixture.json(&["build"]);
+    assert_eq!(report["target"], "x86_64-unknown-linux-musl");
+    let binary = fixture.path("target/slipway/cargo/x86_64-unknown-linux-musl/release/hello");
+    assert_eq!(output(binary.to_str().unwrap(), &[]), "hello\n");
+}
+
+#[test]
+fn zstd_layers_have_the_same_content_in_fewer_bytes_and_everything_of_ours_reads_them() {
+    let fixture = Fixture::hello();
+    let gzip = fixture.json(&["build"]);
+    fixture.write("slipway.yaml", "image: { compression: zstd }\n");
+    let zstd = fixture.json(&["build"]);
+    let config = |report: &Value| {
+        let manifest = document(&fixture, &report["services"][0]["image"]);
+        let types: Vec<_> =
+            manifest["layers"].as_array().unwrap().iter().map(|l| l["mediaType"].clone()).collect();
+        let config = document(&fixture, &manifest["config"]["digest"]);
+        (types, config["rootfs"]["diff_ids"].clone())
+    };
+    let ((_, old), (types, new)) = (config(&gzip), config(&zstd));
+    assert!(types.iter().all(|name| name == "application/vnd.oci.image.layer.v1.tar+zstd"), "{types:?}");
+    assert_eq!(new, old);
+    let size = |report: &Value| report["services"][0]["size"].as_u64().unwrap();
+    assert!(size(&zstd) < size(&gzip), "{} {}", size(&zstd), size(&gzip));
+    let scan = fixture.run(&["scan", "images"]);
+    assert!(scan.code != 3 && !scan.stdout.contains("unknown-media-type"), "{} {}", scan.stdout, scan.stderr);
+    assert!(!scan.stdout.contains("not-readable"), "{}", scan.stdout);
+}
+
+/// Inode and time of each blob.
+fn blobs(fixture: &Fixture) -> BTreeMap<String, (u64, i64)> {
+    let entries = fs::read_dir(fixture.path("target/slipway/images/blobs/sha256")).unwrap();
+    let stamp = |entry: std::io::Result<fs::DirEntry>| {
+        let entry = entry.unwrap();
+        let meta = entry.metadata().unwrap();
+        (entry.file_name().into_string().unwrap(), (meta.ino(), meta.ctime_nsec()))
+    };
+    entries.map(stamp).collect()
+}
+
+#[test]
+fn only_what_changed_is_written_and_what_services_share_is_packed_once() {
+    let fixture = Fixture::new();
+    for name in ["one", "two", "three"] {
+        fixture.package(name, "", &format!("fn main() {{ println!(\"{name}\"); }}\n"));
+    }
+    fixture.lock();
+    let first = fixture.json(&["build"]);
+    let layers = |report: &Value, at: usize| -> Vec<Value> {
+        report["services"].as_array().unwrap().iter().map(|service| service["layers"][at].clone()).collect()
+    };
+    let bases = layers(&first, 0);
+    assert!(bases.iter().all(|base| base["digest"] == bases[0]["digest"]));
+    assert_eq!(bases.iter().filter(|base| base["reused"] == false).count(), 1);
+
+    let before = blobs(&fixture);
+    // All that is remembered is lost, and nothing changed: every layer is packed again, and no blob is written.
+    fs::remove_file(fixture.path("target/slipway/state.json")).unwrap();
+    assert_eq!(
+        layers(&fixture.json(&["build"]), 1).iter().filter(|layer| layer["reused"] == false).count(),
+        3
+    );
+    assert_eq!(blobs(&fixture), before);
+    // One service changes: its layer, configuration and manifest are new, and nothing else is touched.
+    fixture.write("crates/one/src/main.rs", "fn main() { println!(\"changed\"); }\n");
+    fixture.json(&["build"]);
+    let after = blobs(&fixture);
+    assert_eq!(after.len() - before.len(), 3);
+    assert!(before.iter().all(|(name, stamp)| after[name] == *stamp));
+}
+
+#[test]
+fn old_blobs_go_a_day_later_and_those_of_a_release_stay() {
+    let fixture = Fixture::hello();
+    let edit = |text: &str| {
+        fixture.write("crates/hello/src/main.rs", &format!("fn main() {{ println!(\"{text}\"); }}\n"));
+        fixture.digests(&[])["hello"].clone()
+    };
+    let released = edit("released");
+    assert_eq!(fixture.run(&["release", "create"]).code, 0);
+    let old = edit("old");
+    edit("new");
+    let there = |digest: &str| blob(&fixture, &Value::from(digest)).exists();
+    assert!(there(&released) && there(&old));
+    let notes = fixture.path("target/slipway/images/unreferenced.json");
+    let text = fs::read_to_string(&notes).unwrap();
+    let hex = old.trim_start_matches("sha256:");
+    assert!(text.contains(hex) && !text.contains(released.trim_start_matches("sha256:")), "{text}");
+    // As if they had been found so two days ago.
+    let mut value: Value = serde_json::from_str(&text).unwrap();
+    for since in value["since"].as_object_mut().unwrap().values_mut() {
+        *since = (since.as_u64().unwrap() - 2 * 86_400).into();
+    }
+    fs::write(&notes, value.to_string()).unwrap();
+    let newest = edit("newest");
+    assert!(there(&released) && there(&newest) && !there(&old));
+}
+
+#[test]
+fn an_engine_loads_and_runs_an_image_of_zstd_layers() {
+    if !have("docker", &["info"]) {
+        return;
+    }
+    let fixture = Fixture::hello();
+    fixture.write("slipway.yaml", "image: { prefix: slipway-test/zstd-, compression: zstd }\n");
+    let run = fixture.run(&["build", "--load"]);
+    assert_eq!(run.code, 0, "{}", run.stderr);
+    let image = "slipway-test/zstd-hello:1.2.3";
+    assert_eq!(output("docker", &["run", "--rm", image]), "hello\n");
+    output("docker", &["rmi", image]);
 }

@@ -47,24 +47,15 @@ fn tools(cargo: &CargoConfig, compiles_c: bool, machine: &Machine<'_>) -> Result
     if !machine.sysroot.join("lib/rustlib").join(&cargo.target).join("lib").is_dir() {
         missing.push(format!("Rust's standard library: `rustup target add {}`", cargo.target));
     }
-    let mut tools = Tools::default();
-    let users = target.users_compiler(machine.env);
-    tools.compiler = match users {
-        Some(compiler) => Some(compiler),
-        None => target.compilers(machine.processor).iter().find_map(|name| (machine.find)(name)),
-    };
-    // The one of Rust's own targets that brings all but the program `cc`.
-    let links_alone = target.library == "musl" && target.processor == machine.processor;
-    let linker = tools.compiler.clone().or_else(|| (machine.find)(&target.gnu_compiler()));
-    match (&cargo.linker, &linker) {
-        (Some(_), _) => {}
-        (None, Some(linker)) if !links_alone => {
-            tools.env.insert(linker_variable(&cargo.target), linker.display().to_string());
+    let mut tools = Tools { env: BTreeMap::new(), compiler: target.compiler(machine) };
+    if cargo.linker.is_none() && !target.links_alone(machine) {
+        match tools.compiler.clone().or_else(|| (machine.find)(&target.gnu_compiler())) {
+            Some(linker) => {
+                _ = tools.env.insert(linker_variable(&cargo.target), linker.display().to_string());
+            }
+            None => missing.push(format!("a linker: {}", target.advice())),
         }
-        (None, None) if !links_alone => missing.push(format!("a linker: {}", target.advice())),
-        _ => {}
     }
-    let needs_compiler = compiles_c && (target.library != "gnu" || cargo.linker.is_some());
     match &tools.compiler {
         Some(compiler) => {
             tools.env.extend(target.compiler_variables(compiler, machine));
@@ -72,10 +63,14 @@ fn tools(cargo: &CargoConfig, compiles_c: bool, machine: &Machine<'_>) -> Result
                 missing.push(format!("the static C library: {}", target.libc_advice()));
             }
         }
-        None if needs_compiler => missing.push(format!("a C compiler: {}", target.advice())),
+        // Where the linker is missing too, one advice brings both.
+        None if compiles_c && target.users_compiler(machine.env).is_none() => {
+            missing.push(format!("a C compiler: {}", target.advice()));
+        }
         None => {}
     }
     if !missing.is_empty() {
+        missing.dedup_by_key(|text| text.split_once(": ").map(|(_, advice)| advice.to_owned()));
         bail!("this machine cannot build for {}; it lacks\n  {}", cargo.target, missing.join("\n  "));
     }
     Ok(tools)
@@ -105,10 +100,11 @@ fn find(name: &str) -> Option<PathBuf> {
     std::env::split_paths(&folders).map(|folder| folder.join(name)).find(|path| path.is_file())
 }
 
-/// Whether the compiler finds the archive of the C library: it prints the bare name of what it does not find.
+/// Whether the compiler finds the archive of the C library: it prints the bare name of what it does not find. One that cannot be asked is
+/// the user's own.
 fn has_libc(compiler: &Path) -> bool {
     let printed = Cmd::new(compiler).arg("-print-file-name=libc.a").read();
-    printed.is_ok_and(|path| Path::new(&path).is_absolute())
+    printed.map_or(true, |path| Path::new(&path).is_absolute())
 }
 
 fn linker_variable(target: &str) -> String {
@@ -145,11 +141,23 @@ impl<'a> Target<'a> {
         [prefixed].into_iter().chain(is_wrapped.then(|| "musl-gcc".to_owned())).collect()
     }
 
+    /// Rust brings all that links for this C library but the program `cc`.
+    fn links_alone(&self, machine: &Machine<'_>) -> bool {
+        self.library == "musl" && self.processor == machine.processor
+    }
+
+    /// The user's, where it is a program alone, or one of a well-known name.
+    fn compiler(&self, machine: &Machine<'_>) -> Option<PathBuf> {
+        let users = self.users_compiler(machine.env).filter(|text| !text.contains(char::is_whitespace));
+        let known = || self.compilers(machine.processor).iter().find_map(|name| (machine.find)(name));
+        users.map(PathBuf::from).or_else(known)
+    }
+
     /// In the order of the `cc` crate.
-    fn users_compiler(&self, env: &dyn Fn(&str) -> Option<String>) -> Option<PathBuf> {
+    fn users_compiler(&self, env: &dyn Fn(&str) -> Option<String>) -> Option<String> {
         let underscored = self.triple.replace('-', "_");
         let names = [format!("CC_{}", self.triple), format!("CC_{underscored}"), "TARGET_CC".to_owned()];
-        names.iter().find_map(|name| env(name)).map(PathBuf::from)
+        names.iter().find_map(|name| env(name))
     }
 
     fn compiler_variables(&self, compiler: &Path, machine: &Machine<'_>) -> BTreeMap<String, String> {
@@ -267,6 +275,8 @@ mod tests {
         let own =
             Case { linker: Some("my-ld"), variables: &[("TARGET_CC", "my-cc")], installed: &[], ..CROSS };
         assert_eq!(check(&own).unwrap(), env(&[]));
+        let wrapped = Case { variables: &[(CC, "ccache my-cc")], ..CROSS };
+        assert_eq!(check(&wrapped).unwrap(), env(&[(LINKER, "/bin/aarch64-linux-gnu-gcc")]));
         let compiler = Case { variables: &[(CC, "my-cc")], ..CROSS };
         assert_eq!(check(&compiler).unwrap(), env(&[(LINKER, "my-cc")]));
     }
@@ -279,6 +289,8 @@ mod tests {
         assert!(bare.contains("apt install gcc-aarch64-linux-gnu"), "{bare}");
         let no_libc = error(&Case { variables: &[(CC, "no-libc")], ..CROSS });
         assert!(no_libc.contains("apt install libc6-dev-arm64-cross"), "{no_libc}");
+        let no_compiler = error(&Case { linker: Some("my-ld"), installed: &[], ..CROSS });
+        assert!(no_compiler.contains("a C compiler: `apt install gcc-aarch64-linux-gnu`"), "{no_compiler}");
         let riscv = error(&Case { target: "riscv64gc-unknown-linux-gnu", ..CROSS });
         assert!(riscv.contains("apt install gcc-riscv64-linux-gnu"), "{riscv}");
     }

@@ -197,6 +197,34 @@ mod tests {
         assert_eq!(Compression::of_media_type("application/vnd.oci.image.layer.v1.tar+xz"), None);
     }
 
+    #[test]
+    fn no_bytes_of_a_blob_make_a_reader_panic() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("blob");
+        let mut state = 5usize;
+        let mut random = |below: usize| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 33) % below
+        };
+        for compression in [Compression::Gzip, Compression::Zstd] {
+            let good = compressed(compression, &[&sample(5_000)]);
+            for _ in 0..300 {
+                let mut bytes = good.clone();
+                for _ in 0..=random(4) {
+                    let near = 64 + random(good.len());
+                    let at = random(bytes.len().min(near));
+                    bytes[at] = random(256) as u8;
+                }
+                bytes.truncate(1 + random(bytes.len() * 4));
+                std::fs::write(&path, bytes).unwrap();
+                let read = compression
+                    .open(&path)
+                    .and_then(|blob| Ok(std::io::copy(&mut blob.take(1 << 24), &mut std::io::sink())?));
+                assert!(read.is_err() || read.unwrap() <= 1 << 24);
+            }
+        }
+    }
+
     /// Source: RFC 8878, 3.1.1.1: no single segment (0x20), no content size (0xc0), no dictionary (0x03), a checksum (0x04).
     #[test]
     fn the_frame_says_what_was_decided() {

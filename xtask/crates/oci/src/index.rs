@@ -69,20 +69,20 @@ impl Layout {
     /// # Errors
     /// When the document is neither, lists too many images, or one that is not there.
     pub fn images(&self, digest: &Digest) -> Result<Vec<PlatformImage>> {
-        let Some(index) = self.index_document(digest)? else {
-            return Ok(vec![PlatformImage { platform: self.platform(digest)?.0, image: *digest }]);
-        };
+        let image = |image: Digest| Ok(PlatformImage { platform: self.platform(&image)?.0, image });
+        self.listed(digest)?.into_iter().map(image).collect()
+    }
+
+    /// The same without their platforms, which take reading their configurations.
+    pub(crate) fn listed(&self, digest: &Digest) -> Result<Vec<Digest>> {
+        let Some(index) = self.index_document(digest)? else { return Ok(vec![*digest]) };
         let is_image = |entry: &&Descriptor| match entry.platform() {
             Some(platform) => platform.os().to_string() != "unknown",
             None => true,
         };
         let entries: Vec<_> = index.manifests().iter().filter(is_image).collect();
         ensure!(entries.len() <= MAX_IMAGES, "the index {digest} lists more than {MAX_IMAGES} images");
-        let image = |entry: &&Descriptor| {
-            let image = digest_of(entry)?;
-            Ok(PlatformImage { platform: self.platform(&image)?.0, image })
-        };
-        entries.iter().map(image).collect()
+        entries.into_iter().map(digest_of).collect()
     }
 
     /// The annotations that the manifests of all `images` have alike.

@@ -8,6 +8,7 @@
 mod adopt;
 mod archive;
 mod compress;
+mod entries;
 mod gzip;
 mod image;
 mod index;
@@ -21,13 +22,14 @@ mod visit;
 
 pub use archive::{ArchiveLayers, write_archive};
 pub use compress::Compression;
+pub use entries::Limits;
 pub use image::{HealthCheck, Image, ImageSpec};
 pub use index::PlatformImage;
 pub use layer::Layer;
 pub use layout::{Layout, Referrer, Tagged};
 pub use prune::Pruned;
 pub use tree::{Entry, Source, Tree};
-pub use unpack::{RunConfig, Unpacked, unpack};
+pub use unpack::{RunConfig, Unpacked, unpack, unpack_within};
 pub use visit::{LayerFile, visit_files};
 
 /// Version of the bytes that packing gives for one input. It is recorded in every image's configuration.

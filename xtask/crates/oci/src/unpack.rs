@@ -1,17 +1,20 @@
 //! From an image in a layout to a folder and the command to run in it. Nothing of the image is believed before its digest
 //! was checked, and no entry is written outside the target folder or through a link.
 
+use std::collections::BTreeSet;
+use std::ffi::OsStr;
 use std::fs::{self, File, Permissions};
 use std::io::{self, Read};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Component, Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 use oci_spec::image::{Descriptor, ImageConfiguration};
 use stdx::{Digest, DigestWriter};
-use tar::EntryType;
 
 use crate::compress::Compression;
+use crate::entries::{Archive, Budget, Item, Kind, Limits};
 use crate::layout::{Layout, digest_of};
 
 /// An image laid out as files.
@@ -40,12 +43,21 @@ pub struct RunConfig {
     pub stop_signal: Option<String>,
 }
 
-/// Unpacks the image with the manifest digest `image` into the folder `into`, which must be empty or missing.
+/// Unpacks the image with the manifest digest `image` into the folder `into`, which must be empty or missing, within the default
+/// [`Limits`].
 ///
 /// # Errors
 /// When a blob is missing or is not what its digest says, when a layer holds what cannot be unpacked safely (a path out of
 /// the folder, a device, a file below a link), or when writing fails; `into` may then hold a part of the image.
 pub fn unpack(layout: &Layout, image: Digest, into: &Path) -> Result<Unpacked> {
+    unpack_within(layout, image, into, Limits::default())
+}
+
+/// The same within other limits.
+///
+/// # Errors
+/// As [`unpack`], and when the image is larger than `limits`.
+pub fn unpack_within(layout: &Layout, image: Digest, into: &Path, limits: Limits) -> Result<Unpacked> {
     let manifest = layout.manifest(&image)?;
     let config = layout.document(&digest_of(manifest.config())?)?;
     let config: ImageConfiguration = serde_json::from_slice(&config)
@@ -57,8 +69,9 @@ pub fn unpack(layout: &Layout, image: Digest, into: &Path) -> Result<Unpacked> {
     );
     stdx::fs::create_dir_all(into)?;
     ensure!(fs::read_dir(into)?.next().is_none(), "the folder {} is not empty", into.display());
+    let mut budget = Budget::new(limits);
     for (layer, diff_id) in manifest.layers().iter().zip(diff_ids) {
-        unpack_layer(layout, layer, &diff_id.parse()?, into)
+        unpack_layer(layout, layer, &diff_id.parse()?, into, &mut budget)
             .with_context(|| format!("cannot unpack the layer {}", layer.digest()))?;
     }
     Ok(Unpacked { rootfs: into.to_owned(), config: run_config(&config) })
@@ -77,23 +90,38 @@ fn run_config(image: &ImageConfiguration) -> RunConfig {
     }
 }
 
-fn unpack_layer(layout: &Layout, layer: &Descriptor, diff_id: &Digest, into: &Path) -> Result<()> {
+fn unpack_layer(
+    layout: &Layout,
+    layer: &Descriptor,
+    diff_id: &Digest,
+    into: &Path,
+    budget: &mut Budget,
+) -> Result<()> {
+    let blob = checked(layout, layer)?;
+    let hashing =
+        HashingReader { inner: compression(layer)?.open(&blob)?, hash: DigestWriter::new(io::sink()) };
+    let (_, found, _) = lay_out(hashing, into, budget)?.hash.finish();
+    ensure!(found == *diff_id, "its content is {found}, the configuration says {diff_id}");
+    Ok(())
+}
+
+/// Lays the entries of one archive out over what lower layers made, and gives the reader back, at its end.
+fn lay_out<R: Read>(archive: R, into: &Path, budget: &mut Budget) -> Result<R> {
+    let mut archive = Archive::new(archive, budget);
+    let mut made = Made { into, paths: BTreeSet::new() };
+    while let Some(item) = archive.next()? {
+        made.entry(&item, &mut archive)
+            .with_context(|| format!("cannot unpack {}", String::from_utf8_lossy(&item.path)))?;
+    }
+    archive.finish()
+}
+
+/// The blob of a layer, once its content was found to be what its digest says.
+pub(crate) fn checked(layout: &Layout, layer: &Descriptor) -> Result<PathBuf> {
     let path = layout.blob_path(&digest_of(layer)?);
     let (found, _) = Digest::of_reader(stdx::fs::open(&path)?)?;
     ensure!(found == digest_of(layer)?, "{} is damaged: its content is {found}; build again", path.display());
-    let archive = compression(layer)?.open(&path)?;
-    let mut archive =
-        tar::Archive::new(HashingReader { inner: archive, hash: DigestWriter::new(io::sink()) });
-    for entry in archive.entries()? {
-        let mut entry = entry?;
-        let name = entry.path()?.display().to_string();
-        unpack_entry(&mut entry, into).with_context(|| format!("cannot unpack {name}"))?;
-    }
-    let mut rest = archive.into_inner();
-    io::copy(&mut rest, &mut io::sink())?;
-    let (_, found, _) = rest.hash.finish();
-    ensure!(found == *diff_id, "its content is {found}, the configuration says {diff_id}");
-    Ok(())
+    Ok(path)
 }
 
 /// The compression of a layer that can be read.
@@ -103,45 +131,125 @@ pub(crate) fn compression(layer: &Descriptor) -> Result<Compression> {
         .with_context(|| format!("layers of the type {media_type} are not supported"))
 }
 
-fn unpack_entry(entry: &mut tar::Entry<'_, impl Read>, into: &Path) -> Result<()> {
-    let target = safe_path(&entry.path()?, into)?;
-    let name = target.file_name().unwrap_or_default().to_string_lossy();
-    ensure!(!name.starts_with(".wh."), "layers that remove files are not supported");
-    let mode = entry.header().mode()?;
-    match entry.header().entry_type() {
-        EntryType::Directory => {
-            if !target.is_dir() {
-                fs::create_dir(&target)?;
-            }
-            // The owner must stay able to remove what is unpacked.
-            fs::set_permissions(&target, Permissions::from_mode(mode & 0o1777 | 0o700))?;
-        }
-        EntryType::Regular => {
-            let mut file = File::create_new(&target)?;
-            io::copy(entry, &mut file)?;
-            // Set-user-id bits have no place in what runs without a container around it.
-            file.set_permissions(Permissions::from_mode(mode & 0o777 | 0o400))?;
-        }
-        EntryType::Symlink => symlink(entry.link_name()?.context("a link without a target")?, &target)?,
-        other => bail!("entries of the kind {other:?} are not supported"),
-    }
-    Ok(())
+/// What one layer made; the rest of the folder is that of the layers below it.
+struct Made<'a> {
+    into: &'a Path,
+    paths: BTreeSet<PathBuf>,
 }
 
-/// `path` below `into`, provided that it stays there and no folder above it is a link.
-fn safe_path(path: &Path, into: &Path) -> Result<PathBuf> {
-    let mut target = into.to_owned();
-    for component in path.components() {
-        let is_link = fs::symlink_metadata(&target).is_ok_and(|meta| meta.file_type().is_symlink());
-        ensure!(target == into || !is_link, "a folder above it is a link");
-        match component {
-            Component::Normal(name) => target.push(name),
-            Component::CurDir => {}
-            _ => bail!("the path leaves the image"),
+impl Made<'_> {
+    fn entry(&mut self, item: &Item, content: &mut impl Read) -> Result<()> {
+        let target = self.place(&item.path)?;
+        let name = target.file_name().unwrap_or_default();
+        if let Some(removed) = name.as_bytes().strip_prefix(b".wh.") {
+            return self.whiteout(&target, removed);
         }
+        if item.kind == Kind::Folder && target == self.into {
+            return Ok(());
+        }
+        ensure!(target != self.into, "the path names nothing");
+        let is_folder = is_folder(&target);
+        if !(item.kind == Kind::Folder && is_folder) {
+            ensure!(!self.paths.contains(&target), "the layer has it twice");
+            remove(&target)?;
+        }
+        match item.kind {
+            Kind::Folder => {
+                if !is_folder {
+                    fs::create_dir(&target)?;
+                }
+                // The owner must stay able to remove what is unpacked.
+                fs::set_permissions(&target, Permissions::from_mode(item.mode & 0o1777 | 0o700))?;
+            }
+            Kind::File => {
+                let mut file = File::create_new(&target)?;
+                io::copy(content, &mut file)?;
+                // Set-user-id bits have no place in what runs without a container around it.
+                file.set_permissions(Permissions::from_mode(item.mode & 0o777 | 0o400))?;
+            }
+            Kind::Symlink => symlink(OsStr::from_bytes(&item.link), &target)?,
+            Kind::HardLink => self.hard_link(&item.link, &target)?,
+            Kind::Special => bail!("devices and named pipes are not supported"),
+        }
+        self.paths.insert(target);
+        Ok(())
     }
-    ensure!(target != into, "the path names nothing");
-    Ok(target)
+
+    /// `path` below the folder, provided that it stays there and no folder above it is a link. Folders above it that no layer has are
+    /// made.
+    fn place(&self, path: &[u8]) -> Result<PathBuf> {
+        let target = self.inside(path)?;
+        for folder in target.ancestors().skip(1).take_while(|folder| *folder != self.into) {
+            let meta = fs::symlink_metadata(folder);
+            ensure!(!meta.is_ok_and(|meta| meta.is_symlink()), "a folder above it is a link");
+        }
+        let parent = target.parent().filter(|_| target != self.into).unwrap_or(self.into);
+        fs::create_dir_all(parent).context("the folder above it cannot be made")?;
+        Ok(target)
+    }
+
+    fn inside(&self, path: &[u8]) -> Result<PathBuf> {
+        let mut target = self.into.to_owned();
+        for component in Path::new(OsStr::from_bytes(path)).components() {
+            match component {
+                Component::Normal(name) => target.push(name),
+                Component::CurDir => {}
+                _ => bail!("the path leaves the image"),
+            }
+        }
+        Ok(target)
+    }
+
+    /// A second name of a file that is there already.
+    fn hard_link(&self, link: &[u8], target: &Path) -> Result<()> {
+        let source = self.place(link).context("its other name is no path of the image")?;
+        let meta =
+            fs::symlink_metadata(&source).context("the file that it is another name of is not there")?;
+        ensure!(meta.is_file(), "it is another name of what is no file");
+        Ok(fs::hard_link(source, target)?)
+    }
+
+    /// Removes what lower layers made: one entry, or all in a folder.
+    ///
+    /// Source: OCI image-spec 1.1, "Whiteouts".
+    fn whiteout(&self, target: &Path, removed: &[u8]) -> Result<()> {
+        let folder = target.parent().unwrap_or(self.into);
+        if removed == b".wh..opq" {
+            return self.remove_lower(folder);
+        }
+        ensure!(!matches!(removed, b"" | b"." | b".."), "it removes nothing that has a name");
+        let gone = folder.join(OsStr::from_bytes(removed));
+        if self.paths.contains(&gone) {
+            return if is_folder(&gone) { self.remove_lower(&gone) } else { Ok(()) };
+        }
+        remove(&gone)
+    }
+
+    fn remove_lower(&self, folder: &Path) -> Result<()> {
+        for entry in fs::read_dir(folder)? {
+            let path = entry?.path();
+            let is_own = self.paths.range(path.clone()..).next().is_some_and(|own| own.starts_with(&path));
+            if !is_own {
+                remove(&path)?;
+            } else if is_folder(&path) {
+                self.remove_lower(&path)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn is_folder(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_ok_and(|meta| meta.is_dir())
+}
+
+/// Removes what is at `path`, if anything; a link, never what it leads to.
+fn remove(path: &Path) -> Result<()> {
+    match fs::symlink_metadata(path) {
+        Err(_) => Ok(()),
+        Ok(meta) if meta.is_dir() => Ok(fs::remove_dir_all(path)?),
+        Ok(_) => Ok(fs::remove_file(path)?),
+    }
 }
 
 struct HashingReader<R> {
@@ -160,6 +268,7 @@ impl<R: Read> Read for HashingReader<R> {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
+    use crate::entries::tests::entry;
     use crate::{ImageSpec, Layer, Source, Tree};
 
     pub(crate) fn image(layout: &Layout, layers: Vec<Layer>) -> Digest {
@@ -230,57 +339,176 @@ pub(crate) mod tests {
         unpack(&layout, digest, &folder.path().join("good")).unwrap();
     }
 
-    /// A layer whose archive was made by hand, as an attacker would.
-    fn hostile(layout: &Layout, entries: &[(&str, EntryType, &str)]) -> Digest {
-        let mut builder = tar::Builder::new(Vec::new());
-        for (path, kind, link) in entries {
-            let mut header = tar::Header::new_ustar();
-            header.as_mut_bytes()[..path.len()].copy_from_slice(path.as_bytes());
-            header.set_entry_type(*kind);
-            header.set_mode(0o755);
-            header.set_size(0);
-            if !link.is_empty() {
-                header.set_link_name(link).unwrap();
-            }
-            header.set_cksum();
-            builder.append(&header, io::empty()).unwrap();
-        }
-        let archive = builder.into_inner().unwrap();
-        let digest = layout.put(&archive).unwrap();
-        let size = archive.len() as u64;
-        let comment = String::new();
-        let layer = Layer {
-            diff_id: digest,
-            digest,
-            size,
-            unpacked_size: size,
-            compression: Compression::None,
-            comment,
+    /// An image of layers whose archives were made by hand, as an attacker would.
+    fn by_hand(layout: &Layout, archives: &[Vec<u8>]) -> Digest {
+        let layer = |archive: &Vec<u8>| {
+            let digest = layout.put(archive).unwrap();
+            let (size, comment) = (archive.len() as u64, String::new());
+            let compression = Compression::None;
+            Layer { diff_id: digest, digest, size, unpacked_size: size, compression, comment }
         };
-        image(layout, vec![layer])
+        image(layout, archives.iter().map(layer).collect())
+    }
+
+    /// What became of the layers: paths and contents, or the error.
+    fn unpacked(archives: &[Vec<u8>]) -> Result<Vec<String>, String> {
+        let folder = tempfile::tempdir().unwrap();
+        let layout = Layout::create(&folder.path().join("layout")).unwrap();
+        let digest = by_hand(&layout, archives);
+        let into = folder.path().join("inside/rootfs");
+        let unpacked = unpack(&layout, digest, &into);
+        let names: Vec<_> =
+            list(folder.path()).into_iter().filter(|name| !name.starts_with("layout")).collect();
+        assert!(names.iter().all(|name| name == "inside" || name.starts_with("inside/rootfs")), "{names:?}");
+        unpacked.map(|_| list(&into)).map_err(|error| format!("{error:#}"))
+    }
+
+    fn list(folder: &Path) -> Vec<String> {
+        let mut found = Vec::new();
+        let mut todo = vec![folder.to_owned()];
+        while let Some(path) = todo.pop() {
+            for entry in fs::read_dir(path).unwrap() {
+                let entry = entry.unwrap();
+                let name = entry.path().strip_prefix(folder).unwrap().to_string_lossy().into_owned();
+                if entry.file_type().unwrap().is_dir() {
+                    todo.push(entry.path());
+                }
+                let content = if entry.file_type().unwrap().is_file() && !name.starts_with("layout") {
+                    format!("={}", String::from_utf8_lossy(&fs::read(entry.path()).unwrap()))
+                } else {
+                    String::new()
+                };
+                found.push(format!("{name}{content}"));
+            }
+        }
+        found.sort();
+        found
     }
 
     #[test]
     fn nothing_is_written_outside_the_folder() {
-        use EntryType::{Block, Link, Regular, Symlink};
-        let cases: [&[(&str, EntryType, &str)]; 7] = [
-            &[("../evil", Regular, "")],
-            &[("/evil", Regular, "")],
-            &[("a/../../evil", Regular, "")],
-            &[("link", Symlink, ".."), ("link/evil", Regular, "")],
-            &[("device", Block, "")],
-            &[("hard", Link, "/etc/passwd")],
-            &[("same", Symlink, "../evil"), ("same", Regular, "")],
+        let cases: [&[(&str, u8, &str)]; 12] = [
+            &[("../evil", b'0', "")],
+            &[("/evil", b'0', "")],
+            &[("a/../../evil", b'0', "")],
+            &[("link", b'2', ".."), ("link/evil", b'0', "")],
+            &[("link", b'2', ".."), ("link/a/evil", b'0', "")],
+            &[("device", b'4', "")],
+            &[("hard", b'1', "/etc/passwd")],
+            &[("hard", b'1', "../../layout/index.json")],
+            &[("link", b'2', "../../layout"), ("hard", b'1', "link/index.json")],
+            &[("link", b'2', "../../layout/index.json"), ("hard", b'1', "link")],
+            &[("same", b'2', "../evil"), ("same", b'0', "")],
+            &[("link", b'2', "../../layout"), ("link/.wh.index.json", b'0', "")],
         ];
         for entries in cases {
-            let folder = tempfile::tempdir().unwrap();
-            let layout = Layout::create(&folder.path().join("layout")).unwrap();
-            let digest = hostile(&layout, entries);
-            assert!(unpack(&layout, digest, &folder.path().join("inside/rootfs")).is_err(), "{entries:?}");
-            assert!(
-                !folder.path().join("inside/evil").exists() && !folder.path().join("evil").exists(),
-                "{entries:?}"
-            );
+            let archive =
+                entries.iter().flat_map(|(path, kind, link)| entry(path, *kind, b"", link)).collect();
+            assert!(unpacked(&[archive]).is_err(), "{entries:?}");
         }
+    }
+
+    #[test]
+    fn upper_layers_replace_and_remove_what_lower_ones_made() {
+        let file = |path: &str, content: &str| entry(path, b'0', content.as_bytes(), "");
+        let lower = [
+            file("a/one", "1"),
+            file("a/two", "2"),
+            file("b/deep/x", "x"),
+            entry("link", b'2', b"", "a"),
+            entry("a/same", b'1', b"", "a/one"),
+        ];
+        let upper = [file("a/one", "new"), file("a/.wh.two", ""), file("link", "a file")];
+        let opaque = [file("b/own", "o"), file("b/.wh..wh..opq", "")];
+        assert_eq!(
+            unpacked(&[lower.concat(), upper.concat(), opaque.concat()]).unwrap(),
+            ["a", "a/one=new", "a/same=1", "b", "b/own=o", "link=a file"]
+        );
+        let error = unpacked(&[[file("a", "1"), file("a", "2")].concat()]).unwrap_err();
+        assert!(error.contains("twice"), "{error}");
+    }
+
+    #[test]
+    fn an_image_larger_than_the_limits_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let layout = Layout::create(&folder.path().join("layout")).unwrap();
+        let mut tree = Tree::new();
+        tree.file("zeros", 0o444, Source::Bytes(vec![0; 1 << 20])).unwrap();
+        let layers: Vec<_> = [Compression::Gzip, Compression::Zstd]
+            .map(|compression| Layer::pack(&tree, compression, "", &layout).unwrap())
+            .into();
+        assert!(layers.iter().all(|layer| layer.size < 10_000));
+        let digest = image(&layout, layers);
+        let limits = |bytes| Limits { bytes, ..Limits::default() };
+        let within =
+            |name: &str, bytes| unpack_within(&layout, digest, &folder.path().join(name), limits(bytes));
+        // Both layers count together.
+        let error = format!("{:#}", within("small", 2 << 20).unwrap_err());
+        assert!(error.contains("larger than 2097152 bytes"), "{error}");
+        within("large", 3 << 20).unwrap();
+    }
+
+    /// A generator of its own: the same bytes each time, without a crate.
+    fn random(state: &mut u64, below: usize) -> usize {
+        *state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (*state >> 33) as usize % below
+    }
+
+    #[test]
+    fn no_bytes_make_it_panic_or_leave_the_folder() {
+        let long = format!("{}/name", "d".repeat(120));
+        let good = [
+            entry("etc/", b'5', b"", ""),
+            entry("etc/passwd", b'0', b"root", ""),
+            entry("PaxHeader", b'x', b"18 path=etc/group\n", ""),
+            entry("short", b'0', b"group", ""),
+            entry("long", b'L', long.as_bytes(), ""),
+            entry("short", b'0', b"deep", ""),
+            entry("lib", b'2', b"", "../../layout"),
+            entry("etc/same", b'1', b"", "etc/passwd"),
+            entry("etc/.wh.old", b'0', b"", ""),
+            vec![0; 1024],
+        ]
+        .concat();
+        unpacked(std::slice::from_ref(&good)).unwrap();
+        let mut state = 7;
+        let (mut taken, mut refused) = (0, 0);
+        for _ in 0..120 {
+            let mut bytes = good.clone();
+            for _ in 0..=random(&mut state, 3) {
+                let header = random(&mut state, bytes.len() / 512) * 512;
+                let at = header
+                    + [0, 100, 124, 156, 157, 257, 345][random(&mut state, 7)]
+                    + random(&mut state, 12);
+                bytes[at] = [b'/', b'.', b'7', 0, 0xff, b'x'][random(&mut state, 6)];
+                let sum: u32 = bytes[header..header + 512]
+                    .iter()
+                    .enumerate()
+                    .map(|(at, byte)| if (148..156).contains(&at) { 32 } else { u32::from(*byte) })
+                    .sum();
+                bytes[header + 148..header + 156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+            }
+            if random(&mut state, 8) == 0 {
+                bytes.truncate(random(&mut state, bytes.len()));
+            }
+            let folder = tempfile::tempdir().unwrap();
+            let into = folder.path().join("inside/rootfs");
+            fs::create_dir_all(&into).unwrap();
+            let budget = || Budget::new(Limits::default());
+            lay_out(good.as_slice(), &into, &mut budget()).unwrap();
+            let seen = crate::visit::visit_archive(bytes.as_slice(), &mut budget(), &mut |_, content| {
+                Ok(_ = io::copy(content, &mut io::sink())?)
+            });
+            match lay_out(bytes.as_slice(), &into, &mut budget()) {
+                Ok(_) => taken += 1,
+                Err(_) => refused += 1,
+            }
+            // What one refuses, the other may only take where it does not look: at what has no content.
+            assert!(seen.is_ok() || refused > 0);
+            let outside =
+                list(folder.path()).into_iter().find(|name| !format!("{name}/").starts_with("inside/"));
+            assert_eq!(outside, None);
+        }
+        assert!(taken > 10 && refused > 10, "{taken} taken, {refused} refused");
     }
 }

@@ -2,12 +2,13 @@
 
 use std::io::Read;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use oci_spec::image::Descriptor;
 use stdx::Digest;
 
-use crate::layout::{Layout, digest_of};
-use crate::unpack::compression;
+use crate::entries::{Archive, Budget, Kind, Limits};
+use crate::layout::Layout;
+use crate::unpack::{checked, compression};
 
 /// A regular file in a layer.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,19 +19,21 @@ pub struct LayerFile {
     pub size: u64,
 }
 
-/// Calls `visit` with every regular file of the image with the manifest digest `image`, or of every image of that index, from the lowest layer up. What it does not
-/// read is skipped.
+/// Calls `visit` with every regular file of the image with the manifest digest `image`, or of every image of that index, from the lowest
+/// layer up. What it does not read is skipped. A hard link is no file of its own: its content is seen under its other name.
 ///
 /// # Errors
-/// When a blob is missing or is not what its digest says, when a layer is no archive, or when `visit` fails.
+/// When a blob is missing or is not what its digest says, when a layer is no archive, holds what cannot be told for sure (a sparse file,
+/// an entry with two names), when an image is larger than the default [`Limits`], or when `visit` fails.
 pub fn visit_files(
     layout: &Layout,
     image: Digest,
     mut visit: impl FnMut(&LayerFile, &mut dyn Read) -> Result<()>,
 ) -> Result<()> {
-    for listed in layout.images(&image)? {
-        for layer in layout.manifest(&listed.image)?.layers() {
-            visit_layer(layout, layer, &mut visit)
+    for image in layout.listed(&image)? {
+        let mut budget = Budget::new(Limits::default());
+        for layer in layout.manifest(&image)?.layers() {
+            visit_layer(layout, layer, &mut budget, &mut visit)
                 .with_context(|| format!("cannot read the layer {}", layer.digest()))?;
         }
     }
@@ -40,22 +43,29 @@ pub fn visit_files(
 fn visit_layer(
     layout: &Layout,
     layer: &Descriptor,
+    budget: &mut Budget,
     visit: &mut impl FnMut(&LayerFile, &mut dyn Read) -> Result<()>,
 ) -> Result<()> {
-    let path = layout.blob_path(&digest_of(layer)?);
-    let (found, _) = Digest::of_reader(stdx::fs::open(&path)?)?;
-    ensure!(found == digest_of(layer)?, "{} is damaged: its content is {found}; build again", path.display());
-    let archive = compression(layer)?.open(&path)?;
-    for entry in tar::Archive::new(archive).entries()? {
-        let mut entry = entry?;
-        if entry.header().entry_type().is_file() {
-            let path =
-                entry.path()?.to_string_lossy().trim_start_matches("./").trim_start_matches('/').to_owned();
-            let file = LayerFile { path, size: entry.size() };
-            visit(&file, &mut entry).with_context(|| format!("cannot read {}", file.path))?;
+    let blob = checked(layout, layer)?;
+    visit_archive(compression(layer)?.open(&blob)?, budget, visit)
+}
+
+/// The files of one archive.
+pub(crate) fn visit_archive(
+    archive: impl Read,
+    budget: &mut Budget,
+    visit: &mut impl FnMut(&LayerFile, &mut dyn Read) -> Result<()>,
+) -> Result<()> {
+    let mut archive = Archive::new(archive, budget);
+    while let Some(item) = archive.next()? {
+        if item.kind == Kind::File {
+            let path = String::from_utf8_lossy(&item.path);
+            let path = path.trim_start_matches("./").trim_start_matches('/').to_owned();
+            let file = LayerFile { path, size: item.size };
+            visit(&file, &mut archive).with_context(|| format!("cannot read {}", file.path))?;
         }
     }
-    Ok(())
+    archive.finish().map(drop)
 }
 
 #[cfg(test)]
