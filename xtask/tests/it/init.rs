@@ -29,8 +29,9 @@ fn helpers() -> Fixture {
     let fixture = Fixture::new();
     fixture.package("api", "", "fn main() {}\n");
     fixture.package("cargo-migrate", "", "fn main() {}\n");
-    fixture.library("jobs", "", "");
-    for name in ["mail", "report"] {
+    let dump = "[features]\ndump = []\n[[bin]]\nname = \"dump\"\nrequired-features = [\"dump\"]\n";
+    fixture.library("jobs", dump, "");
+    for name in ["dump", "mail", "report"] {
         fixture.write(&format!("crates/jobs/src/bin/{name}.rs"), "fn main() {}\n");
     }
     fixture.write("crates/jobs/examples/demo.rs", "fn main() {}\n");
@@ -65,7 +66,7 @@ fn services_are_told_from_helpers_and_nothing_else_is_written() {
     assert_eq!(fs::read_dir(fixture.path("")).unwrap().count(), before + 1);
     assert_eq!(fs::read_to_string(fixture.path("slipway.yaml")).unwrap(), shown.stdout);
     assert_eq!(names(&report["services"], "service"), ["api", "mail", "report"]);
-    assert_eq!(names(&report["left_out"], "binary"), ["cargo-migrate", "client", "targets", "xtask"]);
+    assert_eq!(names(&report["left_out"], "binary"), ["cargo-migrate", "client", "dump", "targets", "xtask"]);
     assert_eq!(report["next"], serde_json::json!(["cargo xtask build"]));
     let plan = fixture.json(&["build", "--dry-run"]);
     assert_eq!(names(&plan["services"], "binary"), ["api", "mail", "report"]);
@@ -81,7 +82,8 @@ fn a_file_that_is_there_is_left_alone_unless_it_may_go() {
     fixture.write("slipway.yaml", "image: { vendor: Me }\n");
     fixture.run(&["init"]).fails(3, &["slipway.yaml is there already", "--force"]);
     assert_eq!(fs::read_to_string(fixture.path("slipway.yaml")).unwrap(), "image: { vendor: Me }\n");
-    assert_eq!(fixture.run(&["init", "--force"]).code, 0);
+    let forced = fixture.run(&["init", "--force"]);
+    assert!(forced.code == 0 && forced.stdout.ends_with("next: cargo xtask build\n"), "{}", forced.stdout);
     assert!(fs::read_to_string(fixture.path("slipway.yaml")).unwrap().contains("services:\n  hello: {}"));
 }
 
@@ -241,27 +243,40 @@ fn cargos_configuration_holds_wherever_it_stands() {
     fixture.package(
         "app",
         "",
-        "fn main() { println!(\"{} {} {} {}\", cfg!(included), env!(\"FORCED\"), env!(\"TZ\"), cfg!(debug_assertions)); }\n",
+        "fn main() { println!(\"{} {} {} {} {}\", cfg!(included), env!(\"FORCED\"), env!(\"TZ\"), cfg!(debug_assertions), env!(\"C\")); }\n",
     );
+    let c_flags = format!("CFLAGS_{}_unknown_linux_gnu", std::env::consts::ARCH);
+    let script = format!(
+        "fn main() {{ let flags = std::env::var(\"{c_flags}\").unwrap();\n\
+         println!(\"cargo::rustc-env=C={{}}\", flags.starts_with(\"-O1 \") && flags.contains(\"-ffile-prefix-map=\")); }}\n"
+    );
+    fixture.write("crates/app/build.rs", &script);
     fixture.lock();
     fixture.write(
         ".cargo/config.toml",
         "include = [\"flags.toml\"]\n[alias]\nxtask = \"run --bin nothing --\"\n[build]\ntarget-dir = \"out\"\nbuild-dir = \"intermediate\"\n\
          [profile.checked]\ninherits = \"release\"\ndebug-assertions = true\n",
     );
-    fixture.write(
-        ".cargo/flags.toml",
-        "[build]\nrustflags = [\"--cfg\", \"included\"]\n[env]\nFORCED = { value = \"yes\", force = true }\nTZ = { value = \"Asia/Tokyo\", force = true }\n\
-         CFLAGS_x86_64_unknown_linux_gnu = { value = \"-O1\", force = true }\n",
+    let flags = format!(
+        "[build]\nrustflags = [\"--cfg\", \"included\"]\n[env]\nFORCED = {{ value = \"yes\", force = true }}\n\
+         TZ = {{ value = \"Asia/Tokyo\", force = true }}\n{c_flags} = {{ value = \"-O1\", force = true }}\n"
     );
+    fixture.write(".cargo/flags.toml", &flags);
     fixture.write("slipway.yaml", "build: { profile: checked }\n");
-    assert_eq!(outputs(&fixture), ["true yes Asia/Tokyo true"]);
+    assert_eq!(outputs(&fixture), ["true yes Asia/Tokyo true true"]);
     assert!(fixture.path("out/slipway/images/index.json").is_file());
     assert!(!fixture.path("intermediate").exists() && !fixture.path("target").exists());
     assert!(fixture.run(&["build"]).stdout.contains("nothing changed"));
-    let flags = fs::read_to_string(fixture.path(".cargo/flags.toml")).unwrap();
     fixture.write(".cargo/flags.toml", &flags.replace("\"yes\"", "\"no\""));
     assert_eq!(fixture.json(&["build"])["reason"], ".cargo/flags.toml changed");
+    // The alias hides an installed `cargo-xtask`, so the next step is named by the other name.
+    let mut installed = fixture.command_of(env!("CARGO_BIN_EXE_cargo-xtask"), &["xtask", "init", "--force"]);
+    let output = installed.output().unwrap();
+    assert!(String::from_utf8(output.stdout).unwrap().ends_with("next: cargo slipway build\n"));
+    assert!(String::from_utf8(output.stderr).unwrap().contains("has an alias `xtask` of its own"));
+    let mut slipway =
+        fixture.command_of(env!("CARGO_BIN_EXE_cargo-slipway"), &["slipway", "build", "--dry-run"]);
+    assert!(slipway.output().unwrap().status.success());
 }
 
 #[test]
@@ -284,7 +299,8 @@ fn another_target_is_taken_from_cargos_configuration() {
 
 #[test]
 fn warnings_name_their_package_and_errors_come_last() {
-    let fixture = Fixture::new();
+    let mut fixture = Fixture::new();
+    fixture.env("CARGO_TERM_COLOR", "always");
     fixture.package("app", "", "fn main() { let unused = 1; }\n");
     fixture.write("crates/app/build.rs", "fn main() { println!(\"cargo::warning=the port is fixed\"); }\n");
     fixture.lock();

@@ -53,6 +53,8 @@ fn invoke(plan: &Plan, reporter: &dyn Reporter, interrupted: &AtomicBool) -> Res
             command.env_remove(name);
         }
     }
+    // What Cargo says is read here before it is shown.
+    command.env("CARGO_TERM_COLOR", "never").env("CARGO_TERM_QUIET", "false");
     // A process group of its own, so that an interruption reaches the compilers too, once, and from here.
     let command = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
     let mut child = command.spawn().context("cannot start cargo")?;

@@ -142,11 +142,12 @@ pub(crate) fn environment(
 pub(crate) fn forced_c_flags(cargo: &CargoConfig, env: &BTreeMap<String, Option<String>>) -> Vec<String> {
     let is_c_flags = |name: &&String| name.starts_with("CFLAGS_") || name.starts_with("CXXFLAGS_");
     let forced = cargo.forced_env.iter().filter(is_c_flags);
-    let setting = |(name, value): (&String, &String)| {
+    let setting = |name: &String| {
         // A text in JSON is one in TOML.
-        [format!("--config=env.{name}.value={}", serde_json::Value::from(value.as_str()))]
+        let value = serde_json::Value::from(env.get(name)?.as_deref()?);
+        Some(format!("--config=env.{name}.value={value}"))
     };
-    forced.filter_map(|name| Some((name, env.get(name)?.as_ref()?))).flat_map(setting).collect()
+    forced.filter_map(setting).collect()
 }
 
 #[cfg(test)]

@@ -256,6 +256,19 @@ mod tests {
     }
 
     #[test]
+    fn features_become_arguments_of_cargo() {
+        let build = load("build: { features: [a/b, c/d], default_features: false }").unwrap().build;
+        let args: Vec<String> = build.feature_args().collect();
+        assert_eq!(args, ["--no-default-features", "--features=a/b", "--features=c/d"]);
+        assert_eq!(BuildSettings::default().feature_args().count(), 0);
+        let error = load("build:\n  features: [plain]\nservices: {}\n").unwrap_err().to_string();
+        assert!(
+            error.contains("slipway.yaml:2: build.features: `plain`") && error.contains(":3: services"),
+            "{error}"
+        );
+    }
+
+    #[test]
     fn the_schema_in_the_reference_is_what_is_read() {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../docs/reference/settings.schema.json");
         let expected = serde_json::to_string_pretty(&schemars::schema_for!(Settings)).unwrap() + "\n";

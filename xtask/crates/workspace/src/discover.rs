@@ -49,8 +49,11 @@ pub struct Discovery {
 }
 
 /// Folders of helpers, by what Cargo's own projects and their users call them.
-const HELPER_FOLDERS: [&str; 8] =
-    ["examples", "example", "tests", "benches", "benchmarks", "fuzz", "xtask", "scripts"];
+const HELPER_FOLDERS: [&str; 9] =
+    ["examples", "example", "tests", "benches", "benchmarks", "fuzz", "fuzzers", "xtask", "scripts"];
+
+/// How folders of helpers end, such as `integration-tests`.
+const HELPER_ENDINGS: [&str; 4] = ["-test", "-tests", "_tests", "-examples"];
 
 impl Discovery {
     /// Looks at the packages that `cargo metadata --no-deps` tells of. `declared` are those that have a `service.yaml`.
@@ -70,11 +73,21 @@ impl Discovery {
                 (!is_default).then(|| "its package is no default member of the workspace".to_owned())
             });
             for target in binary_targets(package) {
-                match reason.clone().or_else(|| other_purpose(package, target)) {
+                match reason.clone().or_else(|| not_default(package, target)) {
                     Some(reason) => discovery.left_out.push(LeftOut::new(package, target, reason)),
                     None => candidates.push((package, target)),
                 }
             }
+        }
+        // A workspace may consist of what others have beside their services.
+        if candidates.iter().any(|(package, target)| other_purpose(package, target).is_none()) {
+            candidates.retain(|(package, target)| {
+                let reason = other_purpose(package, target);
+                let left_out = reason.map(|reason| LeftOut::new(package, target, reason));
+                let is_kept = left_out.is_none();
+                discovery.left_out.extend(left_out);
+                is_kept
+            });
         }
         let binaries = choose(candidates, &mut discovery.left_out);
         discovery.services = named(binaries);
@@ -140,21 +153,29 @@ impl Discovery {
 fn entry(service: &Binary, mark: &str) -> String {
     let mut keys = Vec::new();
     if service.service != service.binary {
-        keys.push(format!("image: {{ binary: {} }}", service.binary));
+        keys.push(format!("image: {{ binary: {} }}", word(&service.binary)));
     }
     if service.service != service.binary || service.package != service.binary {
-        keys.insert(0, format!("package: {}", service.package));
+        keys.insert(0, format!("package: {}", word(&service.package)));
     }
     let mut text = String::new();
     let comment = format!("# {}", service.reason);
     // Writing to a text does not fail.
     if keys.is_empty() {
-        writeln!(text, "  {mark}{}: {{}}   {comment}", service.service).ok();
+        writeln!(text, "  {mark}{}: {{}}   {comment}", word(&service.service)).ok();
     } else {
-        writeln!(text, "  {mark}{}:   {comment}", service.service).ok();
+        writeln!(text, "  {mark}{}:   {comment}", word(&service.service)).ok();
         keys.iter().for_each(|key| _ = writeln!(text, "  {mark}  {key}"));
     }
     text
+}
+
+/// A text as YAML takes it for one: `1` and `no` would be something else.
+fn word(text: &str) -> String {
+    let is_other =
+        ["true", "false", "yes", "no", "on", "off", "null", "y", "n"].contains(&text.to_lowercase().as_str());
+    let is_plain = text.starts_with(|c: char| c.is_ascii_alphabetic()) && !is_other;
+    if is_plain { text.to_owned() } else { format!("\"{text}\"") }
 }
 
 impl LeftOut {
@@ -190,19 +211,27 @@ fn helper(package: &Package, root: &Path) -> Option<String> {
         return Some("it is a fuzz target".to_owned());
     }
     let below = folder(package).strip_prefix(root).ok()?;
-    let helper = below.iter().find(|part| HELPER_FOLDERS.iter().any(|name| *part == *name))?;
+    let is_helper = |part: &&std::ffi::OsStr| {
+        let part = part.to_string_lossy();
+        HELPER_FOLDERS.contains(&&*part) || HELPER_ENDINGS.iter().any(|ending| part.ends_with(ending))
+    };
+    let helper = below.iter().find(is_helper)?;
     Some(format!("its package lies in `{}`", helper.display()))
 }
 
-/// Why a single binary is none that is served.
+/// Why `cargo run` would not run this binary.
+fn not_default(package: &Package, target: &Target) -> Option<String> {
+    let default = package.default_run.as_ref().filter(|name| **name != target.name)?;
+    Some(format!("the package's `default-run` is {default}"))
+}
+
+/// Why a single binary is less likely to be served than others.
 fn other_purpose(package: &Package, target: &Target) -> Option<String> {
     if target.name.starts_with("cargo-") {
         return Some("it is a subcommand of Cargo".to_owned());
     }
-    let has_own = package.default_run.as_ref().is_some_and(|name| *name != target.name);
-    has_own.then(|| {
-        format!("the package's `default-run` is {}", package.default_run.as_deref().unwrap_or_default())
-    })
+    let feature = target.required_features.iter().find(|feature| !is_default(package, feature))?;
+    Some(format!("it needs the feature {feature}, which is not on by default"))
 }
 
 /// Of a package with several binaries, the one that `cargo run` or the package's name points to, else all.
@@ -317,3 +346,40 @@ const TAIL: &str = "
 #   prefix: registry.example.com/team/   # in front of the service's name
 #   vendor: Example Inc.
 ";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Settings;
+
+    #[test]
+    fn whatever_the_names_the_file_reads_back_as_what_was_found() {
+        let binary = |name: &str| Binary {
+            service: image_name(name),
+            package: format!("{name}-package"),
+            binary: name.to_owned(),
+            features: vec![format!("{name}/extra")],
+            reason: "a reason: with `marks` # and more".to_owned(),
+        };
+        let names = ["api", "1", "no", "True", "A_b", "a--b", "x_1-y", "null", "1e3"];
+        let left_out = LeftOut { package: "p".into(), binary: "left".into(), reason: "it: is".into() };
+        let discovery = Discovery {
+            services: names.iter().map(|name| binary(name)).collect(),
+            left_out: vec![left_out],
+            declared: vec![],
+        };
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join(Settings::FILE), discovery.settings()).unwrap();
+        let settings = Settings::load(folder.path()).unwrap();
+        let services = settings.services.unwrap();
+        let expected: BTreeSet<String> = names.iter().map(|name| image_name(name)).collect();
+        assert_eq!(services.keys().cloned().collect::<BTreeSet<_>>(), expected);
+        for name in names {
+            let entry = services[&image_name(name)].clone().unwrap();
+            assert_eq!(entry.package, Some(format!("{name}-package")));
+            let wanted = entry.image.binary.unwrap_or_else(|| image_name(name));
+            assert_eq!(wanted, name);
+        }
+        assert_eq!(settings.build.features.len(), names.len());
+    }
+}

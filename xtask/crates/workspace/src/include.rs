@@ -9,7 +9,7 @@ use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use cargo_config2::{Config, ResolveOptions};
 use toml::{Table, Value};
 
@@ -123,7 +123,7 @@ fn included(value: Option<Value>, file: &Path) -> Result<Vec<(String, bool)>> {
     let entries = match value {
         None => return Ok(Vec::new()),
         Some(Value::Array(values)) => values.into_iter().map(entry).collect(),
-        Some(value) => entry(value).map(|entry| vec![entry]),
+        Some(_) => Err(anyhow!("`include` is no list")),
     };
     entries.with_context(|| format!("cannot follow {}", file.display()))
 }
@@ -204,7 +204,7 @@ mod tests {
         write(
             root,
             ".cargo/a.toml",
-            "include = \"../deep/b.toml\"\n[build]\nrustflags = [\"a\"]\ntarget-dir = \"out\"\n[env]\nA = \"a\"\n",
+            "include = [\"../deep/b.toml\"]\n[build]\nrustflags = [\"a\"]\ntarget-dir = \"out\"\n[env]\nA = \"a\"\n",
         );
         write(
             root,
