@@ -40,7 +40,9 @@ fn single(session: Session, root: &Path, flags: &flags::Build) -> Result<()> {
     let mut session = session.with_cache(mode);
     if flags.dry_run {
         let loaded = session.plan(&flags.services).or_exit(Code::Configuration)?;
-        let explained = flags.explain.then(|| session.explain(&flags.services)).transpose();
+        let progress = Progress::new();
+        let explained = flags.explain.then(|| session.explain(&flags.services, &progress)).transpose();
+        progress.finish();
         return render::plan(&loaded, explained.or_exit(Code::Configuration)?.as_deref(), flags.json);
     }
     let interrupted = super::interruption()?;

@@ -6,7 +6,7 @@ use anyhow::{Result, anyhow};
 
 use crate::exit::{Code, ResultExt};
 use crate::flags::{self, CacheCommand};
-use crate::render;
+use crate::render::{self, Progress};
 
 /// Events in which a run on GitHub builds what somebody proposes, or what a person started on a branch of theirs.
 const TRUSTED_EVENTS: [&str; 2] = ["push", "schedule"];
@@ -29,13 +29,17 @@ pub(crate) fn run(flags: &flags::Cache) -> Result<()> {
         }
         CacheCommand::Push(flags) => {
             let session = session(choose(Some(Mode::ReadWrite), &variable)?)?;
-            let moved = session.push_cache(&flags.services, flags.dry_run).or_exit(Code::Configuration)?;
-            render::cache_moved(&moved, flags.json)
+            let (progress, interrupted) = (Progress::new(), super::interruption()?);
+            let moved = session.push_cache(&flags.services, flags.dry_run, &progress, &interrupted);
+            progress.finish();
+            render::cache_moved(&moved.or_exit(Code::Configuration)?, flags.json)
         }
         CacheCommand::Pull(flags) => {
             let session = session(choose(Some(Mode::Local), &variable)?)?;
-            let moved = session.pull_cache(&flags.services, flags.dry_run).or_exit(Code::Configuration)?;
-            render::cache_moved(&moved, flags.json)
+            let progress = Progress::new();
+            let moved = session.pull_cache(&flags.services, flags.dry_run, &progress);
+            progress.finish();
+            render::cache_moved(&moved.or_exit(Code::Configuration)?, flags.json)
         }
     }
 }

@@ -35,6 +35,7 @@ fn fill(fixture: &Fixture) {
     fixture.write(
         "crates/ours/build.rs",
         "fn main() { println!(\"cargo::rerun-if-changed=../../data/name.txt\");\n\
+         println!(\"cargo::rerun-if-changed=../../data/more\");\n\
          println!(\"cargo::rerun-if-env-changed=NAME_SUFFIX\");\n\
          let name = std::fs::read_to_string(\"../../data/name.txt\").unwrap();\n\
          let suffix = std::env::var(\"NAME_SUFFIX\").unwrap_or_default();\n\
@@ -42,6 +43,7 @@ fn fill(fixture: &Fixture) {
          std::fs::write(format!(\"{out}/generated.rs\"), format!(\"const NAME: &str = {:?};\", name + &suffix)).unwrap(); }\n",
     );
     fixture.write("data/name.txt", "name");
+    fixture.write("data/more/a.txt", "a");
     fixture.write("crates/app/service.yaml", "image:\n  assets:\n    - { from: assets, to: /app/assets }\n");
     fixture.write("crates/app/assets/a.txt", "a");
     fixture.lock();
@@ -139,8 +141,9 @@ fn a_one_line_change_on_an_empty_machine_compiles_our_own_packages_only() {
     ] {
         assert!(run.stdout.contains(&line), "`{line}` is not in: {}", run.stdout);
     }
-    let ours = fixture.path("target/slipway/dependencies");
-    assert!(!ours.exists());
+    assert!(!fixture.path("target/slipway/dependencies").exists());
+    let from_sources = fixture.run(&["build", "--cache", "off"]);
+    assert!(compiled(&from_sources.stderr).contains(&"itoa"), "{}", from_sources.stderr);
 }
 
 fn edit(fixture: &Fixture, name: &str, from: &str, to: &str) {
@@ -174,6 +177,7 @@ fn each_changed_input_is_a_miss_and_is_named() {
     );
     app(&|f| f.write("crates/ours/src/new.rs", ""), "crates/ours/src/new.rs is new");
     app(&|f| f.write("data/name.txt", "other"), "data/name.txt changed");
+    app(&|f| f.write("data/more/b.txt", ""), "data/more/b.txt is new");
     app(&|f| f.env("NAME_SUFFIX", "!"), "the variable NAME_SUFFIX changed");
     app(&|f| f.write("crates/app/assets/a.txt", "b"), "crates/app/assets/a.txt changed");
     let loud =
@@ -320,6 +324,11 @@ fn only_a_run_that_is_trusted_writes_to_a_store() {
     assert_eq!(action(&build(&proposed, &[]).0, "compile app"), hit(&remote_name));
     assert!(!local.exists());
     assert_eq!(build(&[], &["--cache", "off"]).0["actions"], serde_json::json!([]));
+    // Nor does what a store gave before count as built from the sources.
+    let fixture = shared(&local, &remote, "local");
+    assert_eq!(action(&fixture.json(&["build"]), "compile app").0, "hit");
+    let from_sources = fixture.run(&["build", "--cache", "off"]);
+    assert!(compiled(&from_sources.stderr).contains(&"itoa"), "{}", from_sources.stderr);
     let mut fixture = shared(&local, &remote, "local");
     proposed.iter().for_each(|(name, value)| fixture.env(name, value));
     fixture.run(&["cache", "push"]).fails(3, &["may not write to a store that others share"]);
@@ -532,4 +541,73 @@ fn a_registry_is_filled_and_used_and_is_not_needed() {
     drop(registry);
     let run = third.run(&["build"]);
     assert!(run.code == 0 && run.stderr.contains("is left out from here on"), "{}", run.stderr);
+}
+
+#[test]
+fn a_change_of_one_service_compiles_that_one_and_the_other_comes_from_the_store() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = folder.path().join("local");
+    let two = |text: &str| {
+        let fixture = cached(&store);
+        fixture.package(
+            "two",
+            "[dependencies]\nours = { path = \"../ours\" }\n",
+            &format!("fn main() {{ println!(\"{{}} {text}\", ours::name()); }}\n"),
+        );
+        fixture.write("crates/two/service.yaml", "");
+        fixture.lock();
+        fixture
+    };
+    two("first").json(&["build"]);
+    let fixture = two("second");
+    let report = fixture.json(&["build"]);
+    assert_eq!(action(&report, "compile app"), hit("local"));
+    assert_eq!(
+        action(&report, "compile two"),
+        ("miss".to_owned(), "crates/two/src/main.rs changed".to_owned())
+    );
+    let clean = two("second").digests(&["--cache", "off"]);
+    assert_eq!(digests(&report), clean);
+    // What Cargo was not given must not count as known to it: times go back, and the store is gone.
+    let main = fixture.path("crates/app/src/main.rs");
+    fs::write(&main, "fn main() { println!(\"third\"); }\n").unwrap();
+    let built = fixture.digests(&["app"]);
+    edit(&fixture, "crates/app/src/main.rs", "third", "other");
+    let file = fs::File::options().append(true).open(&main).unwrap();
+    file.set_modified(SystemTime::UNIX_EPOCH + Duration::from_secs(600_000_000)).unwrap();
+    edit(&fixture, "crates/two/src/main.rs", "second", "first");
+    let report = fixture.json(&["build"]);
+    assert_eq!(action(&report, "compile two"), hit("local"));
+    assert_ne!(digests(&report)["app"], built["app"]);
+    edit(&fixture, "crates/two/src/main.rs", "first", "fourth");
+    fs::remove_dir_all(&store).unwrap();
+    let last = fixture.digests(&[]);
+    let clean = two("fourth");
+    fs::copy(&main, clean.path("crates/app/src/main.rs")).unwrap();
+    assert_eq!(last, clean.digests(&["--cache", "off"]));
+}
+
+#[test]
+fn on_an_empty_machine_one_service_comes_whole_and_the_other_gets_its_dependencies() {
+    let folder = tempfile::tempdir().unwrap();
+    let (local, remote) = (folder.path().join("local"), folder.path().join("remote"));
+    let fixture = shared(&local, &remote, "read-write");
+    fixture.package(
+        "two",
+        "[dependencies]\nitoa = \"1\"\n",
+        "fn main() { println!(\"{}\", itoa::Buffer::new().format(1)); }\n",
+    );
+    fixture.write("crates/two/service.yaml", "");
+    fixture.lock();
+    fixture.json(&["build"]);
+    for gone in [fixture.path("target"), local] {
+        fs::remove_dir_all(gone).unwrap();
+    }
+    edit(&fixture, "crates/two/src/main.rs", "format(1)", "format(2)");
+    let run = fixture.run(&["build", "--json"]);
+    let report: Value = serde_json::from_str(&run.stdout).unwrap();
+    let from = hit(&format!("folder {}", remote.display()));
+    assert_eq!((action(&report, "compile app"), action(&report, "dependencies")), (from.clone(), from));
+    assert_eq!(action(&report, "compile two").1, "crates/two/src/main.rs changed");
+    assert_eq!(compiled(&run.stderr), ["two"], "{}", run.stderr);
 }

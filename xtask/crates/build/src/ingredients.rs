@@ -150,19 +150,29 @@ impl<'a> Ingredients<'a> {
         Ok(compiled.map(unit).collect())
     }
 
-    /// What was declared, but for what counts already.
-    pub(crate) fn declared(&self, observed: &Observed, parts: &Parts) -> Declared {
-        let names = observed.files.iter().map(|path| self.name(path));
-        let files = names.filter(|name| !parts.has(Sort::File, &shown(name))).collect();
-        let is_covered = |name: &&String| self.loaded.plan.env.contains_key(*name) || is_covered(name);
-        Declared { files, env: observed.env.iter().filter(|name| !is_covered(name)).cloned().collect() }
+    /// What was declared for the service, but for what counts already. Which code read a variable is not known.
+    pub(crate) fn declared(&self, service: &ServicePlan, observed: &Observed, parts: &Parts) -> Declared {
+        let files = observed.of_service.get(&service.name).into_iter().flatten().chain(&observed.foreign);
+        self.beyond(parts, files, observed)
     }
 
     /// The same, for dependencies.
     pub(crate) fn declared_by_others(&self, observed: &Observed) -> Declared {
-        let foreign =
-            Observed { files: observed.foreign.clone(), env: observed.env.clone(), ..Observed::default() };
-        self.declared(&foreign, &Parts::default())
+        self.beyond(&Parts::default(), observed.foreign.iter(), observed)
+    }
+
+    fn beyond<'f>(
+        &self,
+        parts: &Parts,
+        files: impl Iterator<Item = &'f PathBuf>,
+        observed: &Observed,
+    ) -> Declared {
+        let names = files.map(|path| self.name(path));
+        let is_covered = |name: &&String| self.loaded.plan.env.contains_key(*name) || is_covered(name);
+        Declared {
+            files: names.filter(|name| !parts.has(Sort::File, &shown(name))).collect(),
+            env: observed.env.iter().filter(|name| !is_covered(name)).cloned().collect(),
+        }
     }
 
     /// `parts` with the content of what was declared, as it is now.

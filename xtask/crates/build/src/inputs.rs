@@ -3,7 +3,7 @@
 //!
 //! Source: the Cargo book, "Build Cache" (dep-info files) and "Build Scripts" (`rerun-if-*`).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -34,6 +34,8 @@ const IRRELEVANT: [&str; 8] = [
 #[derive(Debug, Default)]
 pub(crate) struct Observed {
     pub(crate) files: BTreeSet<PathBuf>,
+    /// Those of them that were declared for the binary of one service, as Cargo itself lists them.
+    pub(crate) of_service: BTreeMap<String, BTreeSet<PathBuf>>,
     /// Those of them that packages of others asked for.
     pub(crate) foreign: BTreeSet<PathBuf>,
     pub(crate) env: BTreeSet<String>,
@@ -109,7 +111,9 @@ pub(crate) fn observed(
     for service in &plan.services {
         let dep_info = service.binary_path.with_extension("d");
         let Some(bytes) = stdx::fs::read_if_exists(&dep_info)? else { return Ok(None) };
-        observed.files.extend(dep_info_files(&String::from_utf8_lossy(&bytes)));
+        let files = dep_info_files(&String::from_utf8_lossy(&bytes));
+        observed.files.extend(files.iter().cloned());
+        observed.of_service.insert(service.name.clone(), files);
     }
     for folder in plan.profile_folders() {
         let dep_infos = list(&folder.join("deps"))
@@ -126,6 +130,7 @@ pub(crate) fn observed(
     }
     let ours = |path: &PathBuf| !path.starts_with(&cargo.cargo_home) && !path.starts_with(&plan.build_dir);
     observed.foreign.retain(ours);
+    observed.of_service.values_mut().for_each(|files| files.retain(ours));
     observed.files.extend(observed.foreign.iter().cloned());
     observed.files.retain(ours);
     observed.env.retain(|name| is_relevant(name));

@@ -23,6 +23,7 @@ mod leak;
 mod pack;
 mod plan;
 mod platforms;
+mod record;
 mod report;
 mod reuse;
 mod root;

@@ -65,6 +65,13 @@ pub struct Report {
     pub elapsed_ms: u64,
 }
 
+impl Report {
+    /// Whether anything in it was made elsewhere, or by another build.
+    pub(crate) fn came_from_stores(&self) -> bool {
+        self.actions.iter().any(|action| action.from.is_some())
+    }
+}
+
 /// One action of a build, and whether its result was there already.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -6,10 +6,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use cache::{Blob, Found, Key, Kind, Layered, Limits, Store};
-use serde::{Deserialize, Serialize};
-use stdx::{Cmd, Digest};
+use serde::Serialize;
+use stdx::Cmd;
 
 use crate::action::{Parts, Sort};
 use crate::compile::Compiled;
@@ -18,41 +18,22 @@ use crate::graph::Graph;
 use crate::ingredients::{Declared, Ingredients};
 use crate::inputs::Observed;
 use crate::plan::{Plan, ServicePlan};
+use crate::record::{Last, Record, record_key};
 use crate::report::{Action, BuiltService, Outcome};
 use crate::session::Loaded;
 use crate::store::Paths;
 
-const RECORD: &str = "slipway.cache-record/1";
-/// A larger record is none of ours.
-const MAX_RECORD: u64 = 16 << 20;
-/// How many sets of declared inputs a record holds: the oldest one is forgotten.
-const MOST_SETS: usize = 8;
 /// A binary larger than this is none.
 const MAX_BINARY: u64 = 4 << 30;
-/// What actions were last made from, to tell what changed; whoever deletes it loses only words.
-const LAST: &str = "slipway.actions/1";
-
-/// Which inputs compilations declared, newest first, and what the newest result was made from.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Record {
-    schema: String,
-    sets: Vec<Declared>,
-    latest: Parts,
-}
-
-/// What each action was last made from on this machine.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct Last {
-    schema: String,
-    actions: BTreeMap<String, Parts>,
-}
+/// What users and records call compiled dependencies.
+const DEPENDENCIES: &str = "dependencies";
 
 /// A result that need not be made.
 #[derive(Debug, Clone)]
 pub(crate) struct Hit {
     pub(crate) units: Vec<workspace::Unit>,
+    /// Where it is: never in Cargo's folder, which holds only what Cargo made.
+    pub(crate) binary: PathBuf,
     /// What its compilation declared, as files and variables of this machine.
     pub(crate) files: BTreeSet<PathBuf>,
     pub(crate) env: BTreeSet<String>,
@@ -80,9 +61,6 @@ pub struct Moved {
     pub bytes: u64,
 }
 
-/// What users and records call compiled dependencies.
-const DEPENDENCIES: &str = "dependencies";
-
 /// Looks results up and keeps them, for one build.
 pub(crate) struct Reuse<'a> {
     stores: &'a Layered,
@@ -91,29 +69,7 @@ pub(crate) struct Reuse<'a> {
     members: &'a [(PathBuf, String)],
     ingredients: Ingredients<'a>,
     last: Last,
-    pub(crate) actions: Vec<Action>,
-}
-
-impl Last {
-    pub(crate) fn load(paths: &Paths) -> Last {
-        let bytes = stdx::fs::read_if_exists(&paths.actions()).ok().flatten();
-        let last = bytes.and_then(|bytes| serde_json::from_slice::<Last>(&bytes).ok());
-        last.filter(|last| last.schema == LAST).unwrap_or_default()
-    }
-
-    /// What the action was last made from, if that is known.
-    pub(crate) fn parts(&self, action: &str) -> Option<&Parts> {
-        self.actions.get(action)
-    }
-
-    pub(crate) fn set(&mut self, action: &str, parts: Parts) {
-        self.actions.insert(action.to_owned(), parts);
-    }
-
-    pub(crate) fn write(mut self, paths: &Paths) -> Result<()> {
-        self.schema = LAST.to_owned();
-        stdx::fs::write_atomic(&paths.actions(), &serde_json::to_vec(&self)?, 0o644)
-    }
+    actions: Vec<Action>,
 }
 
 impl<'a> Reuse<'a> {
@@ -137,20 +93,21 @@ impl<'a> Reuse<'a> {
         })
     }
 
-    /// Puts binaries that were built before in their places, by service.
+    /// Takes binaries that were built before, by service.
     pub(crate) fn restore_services(&mut self, inputs: &Inputs) -> Result<BTreeMap<String, Hit>> {
         let mut hits = BTreeMap::new();
         for service in &self.plan.services {
             let parts = self.ingredients.service(service, inputs)?;
             let name = format!("compile {}", service.name);
-            let found = self.find(Kind::Service, &service.name, &parts, |blob| {
-                blob.decompress(&service.binary_path, MAX_BINARY)
-            });
+            let binary = self.paths.restored(&service.name);
+            let found =
+                self.find(Kind::Service, &service.name, &parts, |blob| blob.decompress(&binary, MAX_BINARY));
             match found {
                 Ok(Looked { from, declared, parts, .. }) => {
                     self.tell(&name, Outcome::Hit, Some(from), None);
                     let hit = Hit {
                         units: self.ingredients.units(service)?,
+                        binary,
                         files: self.ingredients.paths(&declared),
                         env: declared.env,
                         parts,
@@ -167,32 +124,38 @@ impl<'a> Reuse<'a> {
     }
 
     /// Gives Cargo compiled dependencies where it has nothing at all yet: what it has itself it keeps up to date by itself.
-    /// Says whether it did.
-    pub(crate) fn restore_dependencies(&mut self, services: &[&ServicePlan]) -> Result<bool> {
-        let parts = self.ingredients.dependencies(services)?;
+    /// Those of all planned services do as well as those of `missing` alone. Says whether it did.
+    pub(crate) fn restore_dependencies(&mut self, missing: &[&ServicePlan]) -> Result<bool> {
+        let all = self.all_dependencies()?;
         if !is_empty(&self.plan.build_dir) {
-            self.tell_kept(&parts);
+            self.tell_kept(&all);
             return Ok(false);
         }
         let (build_dir, staging) = (&self.plan.build_dir, self.paths.staging());
-        let found = self.find(Kind::Dependencies, DEPENDENCIES, &parts, |blob| {
+        let take = |blob: &Blob| {
             stdx::fs::remove_dir_all(&staging)?;
             cache::unpack(blob.open(), &staging, Limits::default())?;
             stdx::fs::remove_dir_all(build_dir)?;
             std::fs::rename(&staging, build_dir).with_context(|| format!("cannot move {}", staging.display()))
-        });
+        };
+        let some = self.ingredients.dependencies(missing)?;
+        let find = |parts: &Parts| self.find(Kind::Dependencies, DEPENDENCIES, parts, take);
+        let found = find(&all)
+            .or_else(|record| if some == all { Err(record) } else { find(&some).map_err(|_| record) });
+        let is_found = found.is_ok();
         match found {
-            Ok(found) => {
-                self.tell(DEPENDENCIES, Outcome::Hit, Some(found.from), None);
-                Ok(true)
-            }
+            Ok(found) => self.tell(DEPENDENCIES, Outcome::Hit, Some(found.from), None),
             Err(record) => {
                 stdx::fs::remove_dir_all(&staging)?;
-                let reason = self.why(DEPENDENCIES, &parts, &record);
+                let reason = self.why(DEPENDENCIES, &all, &record);
                 self.tell(DEPENDENCIES, Outcome::Miss, None, Some(reason));
-                Ok(false)
             }
         }
+        Ok(is_found)
+    }
+
+    fn all_dependencies(&self) -> Result<Parts> {
+        self.ingredients.dependencies(&self.plan.services.iter().collect::<Vec<_>>())
     }
 
     /// Keeps what was compiled: `observed` is what that declared.
@@ -205,7 +168,7 @@ impl<'a> Reuse<'a> {
     ) -> Result<()> {
         for service in services {
             let parts = self.ingredients.service(service, inputs)?;
-            let declared = self.ingredients.declared(observed, &parts);
+            let declared = self.ingredients.declared(service, observed, &parts);
             let parts = self.ingredients.with_declared(&parts, &declared);
             let binary = compiled.binaries.get(&(service.package.clone(), service.binary.clone()));
             if let Some(binary) = binary.filter(|_| self.stores.writes()) {
@@ -227,9 +190,10 @@ impl<'a> Reuse<'a> {
         if self.stores.shares() && !self.stores.is_kept(&key) {
             let blob = self.archive()?;
             self.stores.put(&key, &blob);
-            self.record(Kind::Dependencies, DEPENDENCIES, declared, &parts)?;
+            self.record(Kind::Dependencies, DEPENDENCIES, declared.clone(), &parts)?;
         }
-        self.last.set(DEPENDENCIES, parts);
+        let all = self.ingredients.with_declared(&self.all_dependencies()?, &declared);
+        self.last.set(DEPENDENCIES, all);
         Ok(())
     }
 
@@ -275,15 +239,14 @@ impl<'a> Reuse<'a> {
 
     /// What a build of the workspace as it is would do, as far as that is known before anything is compiled.
     pub(crate) fn explain(mut self, inputs: &Inputs) -> Result<Vec<Action>> {
-        let mut missing = Vec::new();
+        let mut is_complete = true;
         for service in &self.plan.services {
             let parts = self.ingredients.service(service, inputs)?;
             let name = entry_name(Kind::Service, &service.name);
-            let is_hit = self.tell_looked(&name, Kind::Service, &service.name, &parts);
-            missing.extend((!is_hit).then_some(service));
+            is_complete &= self.tell_looked(&name, Kind::Service, &service.name, &parts);
         }
-        if !missing.is_empty() {
-            let parts = self.ingredients.dependencies(&missing)?;
+        if !is_complete {
+            let parts = self.all_dependencies()?;
             if is_empty(&self.plan.build_dir) {
                 self.tell_looked(DEPENDENCIES, Kind::Dependencies, DEPENDENCIES, &parts);
             } else {
@@ -376,8 +339,7 @@ impl<'a> Reuse<'a> {
         for service in &self.plan.services {
             all.push(one(Kind::Service, &service.name, &self.ingredients.service(service, inputs)?));
         }
-        let services: Vec<&ServicePlan> = self.plan.services.iter().collect();
-        all.push(one(Kind::Dependencies, DEPENDENCIES, &self.ingredients.dependencies(&services)?));
+        all.push(one(Kind::Dependencies, DEPENDENCIES, &self.all_dependencies()?));
         Ok(all)
     }
 
@@ -534,36 +496,8 @@ impl<'a> Reuse<'a> {
     }
 }
 
-impl Record {
-    fn new(mut sets: Vec<Declared>, latest: &Parts) -> Record {
-        let mut seen = Vec::new();
-        sets.retain(|set| {
-            let is_new = !seen.contains(set);
-            seen.push(set.clone());
-            is_new
-        });
-        sets.truncate(MOST_SETS);
-        Record { schema: RECORD.to_owned(), sets, latest: latest.clone() }
-    }
-
-    fn blob(&self) -> Result<Blob> {
-        Ok(Blob::of_bytes(&serde_json::to_vec(self)?))
-    }
-
-    fn read(blob: &Blob) -> Result<Record> {
-        let record: Record = serde_json::from_slice(&blob.bytes(MAX_RECORD)?)?;
-        ensure!(record.schema == RECORD, "its schema is `{}`", record.schema);
-        Ok(record)
-    }
-}
-
 fn entry_name(kind: Kind, name: &str) -> String {
     if kind == Kind::Service { format!("compile {name}") } else { name.to_owned() }
-}
-
-/// Where the record lies: by what users call the action, so that it is found whatever changed.
-fn record_key(kind: Kind, name: &str) -> Key {
-    Key { kind: Kind::Record, digest: Digest::of(format!("{}\0{name}", kind.word())) }
 }
 
 fn is_empty(folder: &Path) -> bool {

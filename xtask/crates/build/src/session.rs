@@ -147,6 +147,11 @@ impl Session {
         Session { reuse: mode, ..self }
     }
 
+    /// Whether nothing that a store had may be used.
+    pub(crate) fn is_from_sources(&self) -> bool {
+        self.reuse == Mode::Off
+    }
+
     /// The stores that results are kept in, as settings and mode allow.
     pub fn stores(&self) -> Result<Stores> {
         Stores::open(&self.root, &self.settings.cache, self.reuse)
@@ -204,38 +209,46 @@ impl Session {
     }
 
     /// Takes results of the workspace as it is from the shared store into this machine's, where `dry_run` does not forbid it.
-    pub fn pull_cache(&self, names: &[String], dry_run: bool) -> Result<Vec<Moved>> {
-        let stores = self.stores()?;
-        self.with_reuse(names, &stores, |reuse, inputs| reuse.pull(inputs, dry_run))
+    pub fn pull_cache(&self, names: &[String], dry_run: bool, reporter: &dyn Reporter) -> Result<Vec<Moved>> {
+        self.with_reuse(names, reporter, |reuse, inputs| reuse.pull(inputs, dry_run))
     }
 
     /// Gives results of the workspace as it is to the shared store, where `dry_run` does not forbid it.
     ///
     /// # Errors
     /// When there is no shared store that may be written to.
-    pub fn push_cache(&self, names: &[String], dry_run: bool) -> Result<Vec<Moved>> {
+    pub fn push_cache(
+        &self,
+        names: &[String],
+        dry_run: bool,
+        reporter: &dyn Reporter,
+        interrupted: &AtomicBool,
+    ) -> Result<Vec<Moved>> {
         let to = crate::stores::open_written(&self.root, &self.settings.cache, self.reuse)?;
-        let stores = self.stores()?;
-        self.with_reuse(names, &stores, |reuse, inputs| reuse.push(inputs, &*to, dry_run))
+        // Cargo's folder must stay as it is while it is archived.
+        let _lock = self.paths.lock(reporter, interrupted)?;
+        self.with_reuse(names, reporter, |reuse, inputs| reuse.push(inputs, &*to, dry_run))
     }
 
     /// What a build of `names` would do, as far as that is known before: nothing is compiled or restored.
-    pub fn explain(&self, names: &[String]) -> Result<Vec<Action>> {
-        let stores = self.stores()?;
-        self.with_reuse(names, &stores, |reuse, inputs| reuse.explain(inputs))
+    pub fn explain(&self, names: &[String], reporter: &dyn Reporter) -> Result<Vec<Action>> {
+        self.with_reuse(names, reporter, |reuse, inputs| reuse.explain(inputs))
     }
 
     fn with_reuse<T>(
         &self,
         names: &[String],
-        stores: &Stores,
+        reporter: &dyn Reporter,
         run: impl FnOnce(Reuse<'_>, &Inputs) -> Result<T>,
     ) -> Result<T> {
         stdx::fs::create_dir_all(self.paths.folder())?;
+        let stores = self.stores()?;
         let loaded = self.plan(names)?;
         let inputs = Inputs::take(self.sources(&loaded, names)?)?;
         let graph = Graph::load(&loaded.plan, &self.paths.graph())?;
-        run(Reuse::new(&loaded, &graph, &inputs, &self.paths, &stores.layered)?, &inputs)
+        let given = run(Reuse::new(&loaded, &graph, &inputs, &self.paths, &stores.layered)?, &inputs);
+        stores.warn(reporter);
+        given
     }
 
     /// Builds the images of `names` (all services where empty). If nothing that the last build of them was made from changed,
@@ -330,9 +343,7 @@ impl Session {
         if let Err(error) = stores.collect() {
             stores.layered.note(format!("{error:#}"));
         }
-        for note in stores.layered.notes() {
-            reporter.event(Event::Diagnostic(format!("warning: {note}")));
-        }
+        stores.warn(reporter);
         report.elapsed_ms = elapsed_ms(self.started);
         Ok(report)
     }
@@ -352,6 +363,9 @@ impl Session {
 
     fn unchanged(&self, state: &State, names: &[String]) -> Option<Report> {
         let remembered = state.results.get(&self.selection(names))?;
+        if self.is_from_sources() && remembered.report.came_from_stores() {
+            return None;
+        }
         let no_difference = self.difference(remembered).ok()?.is_none();
         let mut report = remembered.report.clone();
         report.reason = None;

@@ -47,6 +47,9 @@ pub(crate) struct State {
     pub(crate) seen: BTreeMap<PathBuf, Digest>,
     /// When Cargo was last started, in nanoseconds since 1970.
     pub(crate) compiled_ns: i64,
+    /// Whether Cargo's folder began with what a store had.
+    #[serde(default)]
+    pub(crate) restored: bool,
     /// What layers of this build hold, by service and layer.
     #[serde(skip)]
     pub(crate) trees: BTreeMap<(String, String), Parts>,
@@ -118,6 +121,11 @@ impl Paths {
         self.folder.join("actions.json")
     }
 
+    /// The binary of a service that a store had.
+    pub(crate) fn restored(&self, service: &str) -> PathBuf {
+        self.folder.join("binaries").join(service)
+    }
+
     /// Where compiled dependencies are put together, before they are moved or packed.
     pub(crate) fn staging(&self) -> PathBuf {
         self.folder.join("dependencies")
@@ -178,6 +186,7 @@ impl State {
             results: BTreeMap::new(),
             seen: BTreeMap::new(),
             compiled_ns: 0,
+            restored: false,
             trees: BTreeMap::new(),
         })
     }

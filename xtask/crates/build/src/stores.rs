@@ -6,6 +6,8 @@ use anyhow::{Context, Result, bail, ensure};
 use cache::{Access, Folder, Layered, Mode, Remote, Store, Usage};
 use workspace::{CacheSettings, RemoteCache};
 
+use crate::event::{Event, Reporter};
+
 /// Stores of one workspace.
 pub struct Stores {
     /// All of them as one.
@@ -39,6 +41,13 @@ impl Stores {
             }
         }
         Ok(Stores { layered, local, limit: settings.local.limit_gib << 30, writes })
+    }
+
+    /// Says what the user should know of the stores.
+    pub(crate) fn warn(&self, reporter: &dyn Reporter) {
+        for note in self.layered.notes() {
+            reporter.event(Event::Diagnostic(format!("warning: {note}")));
+        }
     }
 
     /// Keeps this machine's store within its limit, where it is written to.

@@ -60,8 +60,8 @@ impl Work<'_> {
         }
         for (name, hit) in &made.hits {
             let service = services.iter().find(|service| service.name == *name);
-            let Some(ServicePlan { package, binary, binary_path, .. }) = service else { continue };
-            made.compiled.binaries.insert((package.clone(), binary.clone()), binary_path.clone());
+            let Some(ServicePlan { package, binary, .. }) = service else { continue };
+            made.compiled.binaries.insert((package.clone(), binary.clone()), hit.binary.clone());
             made.compiled.add_units(&hit.units);
         }
         Ok(made)
@@ -73,7 +73,15 @@ impl Work<'_> {
             if reuse.restore_dependencies(&services)? {
                 // Nobody has seen what is in Cargo's folder now: whatever it has of ours is forgotten.
                 state.seen.clear();
+                state.restored = true;
             }
+        } else if state.restored && self.session.is_from_sources() {
+            self.reporter.event(Event::Diagnostic(
+                "compiled dependencies here came from a cache: compiling them again".to_owned(),
+            ));
+            stdx::fs::remove_dir_all(&plan.build_dir)?;
+            state.seen.clear();
+            state.restored = false;
         }
         stale::forget(plan, state, given, &self.loaded.members, &self.loaded.runtime)?;
         state.write(&self.session.paths)?;

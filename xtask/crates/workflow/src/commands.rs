@@ -70,8 +70,14 @@ pub(crate) fn scan() -> Run {
     Run::new(&format!("scan --history --sarif {SARIF}"))
 }
 
+/// Images of a change: what was built before is used, and only what the default branch built is kept for others.
 pub(crate) fn build() -> Run {
-    Run::new("build --json").stdout(BUILT)
+    Run::new("build --json").stdout(BUILT).env("SLIPWAY_CACHE", Value::CacheMode)
+}
+
+/// Images that are signed, released or deployed: from the sources alone.
+pub(crate) fn build_from_sources() -> Run {
+    Run::new("build --cache off --json").stdout(BUILT)
 }
 
 pub(crate) fn release_create() -> Run {

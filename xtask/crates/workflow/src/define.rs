@@ -217,7 +217,7 @@ fn build(settings: &Settings) -> Workflow {
         vec![
             checkout(false),
             setup(Setup::Fresh, None),
-            run("Build images", commands::build()),
+            run("Build images", commands::build_from_sources()),
             run("Name what is to be signed", commands::ci_subjects()),
             run("Write the release manifest", commands::release_create()),
             upload("images", commands::IMAGES, settings),
@@ -363,7 +363,7 @@ fn deploy_to(settings: &Settings, index: usize) -> Job {
             setup(Setup::Fresh, None),
             run("Fetch the release", commands::release_fetch()),
             // The same sources give the same bits: the release names them by digest, and any other is refused.
-            run("Build its images again", commands::build()),
+            run("Build its images again", commands::build_from_sources()),
             run("Scan it", commands::release_scan()),
             run("Deploy", deploy),
         ],
@@ -465,6 +465,11 @@ mod tests {
         for workflow in workflows(&Settings::default()) {
             let mut caches = 0;
             actions(&workflow, &mut |_, action| {
+                if let Action::Run(run) = action {
+                    let builds = run.line().starts_with("cargo xtask build ");
+                    let from_sources = run.line().contains(" --cache off");
+                    caches += u32::from(builds && !from_sources);
+                }
                 caches += u32::from(matches!(action, Action::Save(_) | Action::Setup(_, Some(_))));
             });
             let is_of_a_change = ["ci", "pipeline"].contains(&workflow.file);

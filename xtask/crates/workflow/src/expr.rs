@@ -28,6 +28,8 @@ pub enum Value {
     Secret(String),
     /// The tag or branch that the run is for.
     RefName,
+    /// How stores of earlier results are used: written to by the default branch alone.
+    CacheMode,
 }
 
 /// When a job or step runs.
@@ -86,6 +88,9 @@ impl Value {
             Value::Token => "${{ github.token }}".to_owned(),
             Value::Secret(name) => format!("${{{{ secrets.{name} }}}}"),
             Value::RefName => "${{ github.ref_name }}".to_owned(),
+            Value::CacheMode => "${{ github.event_name == 'push' && github.ref_name == \
+                                 github.event.repository.default_branch && 'read-write' || 'read' }}"
+                .to_owned(),
         }
     }
 
@@ -109,6 +114,7 @@ impl Value {
                 Some(json!(needs).to_string())
             }
             Value::RefName => Some("local".to_owned()),
+            Value::CacheMode => Some("local".to_owned()),
             Value::Token | Value::Secret(_) => None,
         }
     }
