@@ -131,7 +131,7 @@ fn code(error: &Error) -> Code {
     match error.downcast_ref::<BuildError>() {
         Some(BuildError::Refused(_)) => Code::Configuration,
         Some(BuildError::Failed(_) | BuildError::CannotStart { .. }) => Code::BuildFailed,
-        Some(BuildError::Leaks { .. }) => Code::NotReproducible,
+        Some(BuildError::Leaks { .. } | BuildError::NotReproducible(_)) => Code::NotReproducible,
         Some(BuildError::Interrupted) => Code::Interrupted,
         None => Code::Other,
     }

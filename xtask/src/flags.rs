@@ -90,6 +90,7 @@ Examples:
                                         one index a service, with an image for each processor
   cargo xtask build --explain           what was done before, what was not, and why
   cargo xtask build --cache off         from the sources alone
+  cargo xtask build --verify            build twice, in different settings, and compare
   skopeo inspect oci:target/slipway/images:api")]
 pub(crate) struct Build {
     /// Services to build; all where none is named.
@@ -106,6 +107,13 @@ pub(crate) struct Build {
     /// Load the images into the Docker engine that DOCKER_HOST names, or the local one.
     #[arg(long)]
     pub(crate) load: bool,
+    /// Build again in another setting (folder, user, host name, umask, time zone, locale, processors, clock), compare, and say why
+    /// images differ.
+    #[arg(long, conflicts_with_all = ["dry_run", "load"])]
+    pub(crate) verify: bool,
+    /// Keep what the second build left.
+    #[arg(long, requires = "verify")]
+    pub(crate) keep: bool,
     /// Platforms to build for, and with several of them an index under each service's name [default: build.platforms of slipway.yaml, or
     /// the configured target]
     #[arg(long, value_name = "OS/ARCH", value_delimiter = ',')]

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
-use ::build::{Platforms, Report, Session};
+use ::build::{BuildError, Platforms, Report, Request, Session};
 use anyhow::{Context, Result};
 use oci::Layout;
 use supply::SigningKey;
@@ -44,6 +44,9 @@ fn single(session: Session, root: &Path, flags: &flags::Build) -> Result<()> {
         let explained = flags.explain.then(|| session.explain(&flags.services, &progress)).transpose();
         progress.finish();
         return render::plan(&loaded, explained.or_exit(Code::Configuration)?.as_deref(), flags.json);
+    }
+    if flags.verify {
+        return verify(root, &mut session, flags);
     }
     let interrupted = super::interruption()?;
     let Images { report, signed_by } = match flags.unsigned {
@@ -132,6 +135,30 @@ fn prune(session: &Session, root: &Path, interrupted: &AtomicBool) {
     if let Err(error) = pruned {
         eprintln!("warning: cannot remove old blobs: {error:#}");
     }
+}
+
+/// Builds twice and compares; images that differ end the program with 14.
+fn verify(root: &Path, session: &mut Session, flags: &flags::Build) -> Result<()> {
+    let program = std::env::current_exe().context("cannot find this program itself")?;
+    let interrupted = super::interruption()?;
+    let progress = Progress::new();
+    let request = Request {
+        program: &program,
+        root,
+        commit: None,
+        services: &flags.services,
+        reporter: &progress,
+        interrupted: &interrupted,
+    };
+    let verified = session.verify(&request, flags.keep);
+    progress.finish();
+    let (_, verification) = verified?;
+    render::verification(&verification, flags.json)?;
+    let differing: Vec<&str> = verification.differing().collect();
+    if differing.is_empty() {
+        return Ok(());
+    }
+    Err(BuildError::NotReproducible(format!("two builds of {} differ", differing.join(", "))).into())
 }
 
 fn load(engine: &Engine, session: &Session, report: &Report) -> Result<()> {

@@ -13,6 +13,7 @@ mod scan;
 mod table;
 mod test;
 mod transfer;
+mod verify;
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -39,6 +40,7 @@ pub(crate) use test::{
     test_plan_summary, test_report,
 };
 pub(crate) use transfer::{PlannedPush, PushedImage, TransferProgress, pulled, push_plan, pushed};
+pub(crate) use verify::verification;
 
 /// Prints a plan, and of each action whether its result is there already.
 pub(crate) fn plan(loaded: &Loaded, explained: Option<&[Action]>, as_json: bool) -> Result<()> {

@@ -20,6 +20,7 @@ mod packing;
 mod platform;
 mod registry;
 mod release;
+mod reproduce;
 mod scan;
 mod structure;
 mod support;

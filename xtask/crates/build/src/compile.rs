@@ -79,7 +79,7 @@ fn invoke(plan: &Plan, reporter: &dyn Reporter, interrupted: &AtomicBool) -> Res
 }
 
 /// Passes an interruption on to cargo's process group.
-fn interrupt_when_asked(group: Pid, interrupted: &AtomicBool, finished: &AtomicBool) {
+pub(crate) fn interrupt_when_asked(group: Pid, interrupted: &AtomicBool, finished: &AtomicBool) {
     while !finished.load(Ordering::SeqCst) {
         if interrupted.load(Ordering::SeqCst) {
             // It fails only where the group is gone already.

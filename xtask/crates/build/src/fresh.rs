@@ -29,6 +29,9 @@ pub(crate) struct Inputs {
     files: BTreeMap<PathBuf, Option<Stamp>>,
     /// Variables by name, as digests: a value can be a secret. `None` for one that was not set.
     env: BTreeMap<String, Option<Digest>>,
+    /// Files of the toolchain among them, and what each is part of.
+    #[serde(default)]
+    toolchain: BTreeMap<PathBuf, String>,
     /// Whatever else the build was asked for.
     request: String,
 }
@@ -56,6 +59,8 @@ pub(crate) struct Sources {
     pub(crate) files: BTreeSet<PathBuf>,
     pub(crate) env: BTreeSet<String>,
     pub(crate) request: String,
+    /// Files of the toolchain, what each is part of, and its state, which was looked at already.
+    pub(crate) toolchain: BTreeMap<PathBuf, (String, Stamp)>,
 }
 
 impl Inputs {
@@ -67,10 +72,17 @@ impl Inputs {
             env: sources.env.iter().map(|name| (name.clone(), variable(name))).collect(),
             request: sources.request,
             files: BTreeMap::new(),
+            toolchain: BTreeMap::new(),
         };
+        for (path, (role, stamp)) in sources.toolchain {
+            inputs.toolchain.insert(path.clone(), role);
+            inputs.files.insert(path, Some(stamp));
+        }
         for path in inputs.present().into_iter().chain(sources.files) {
-            let stamp = Stamp::take(&path)?;
-            inputs.files.insert(path, stamp);
+            if let Entry::Vacant(entry) = inputs.files.entry(path) {
+                let stamp = Stamp::take(entry.key())?;
+                entry.insert(stamp);
+            }
         }
         Ok(inputs)
     }
@@ -117,7 +129,10 @@ impl Inputs {
                 None => fs::symlink_metadata(path).is_err(),
             };
             if !same {
-                return Ok(Some(format!("{} changed", path.display())));
+                return Ok(Some(match self.toolchain.get(path) {
+                    Some(role) => format!("the {role} changed ({})", path.display()),
+                    None => format!("{} changed", path.display()),
+                }));
             }
         }
         Ok(None)
@@ -185,7 +200,8 @@ impl Stamp {
         }))
     }
 
-    fn still_holds(&self, path: &Path) -> Result<bool> {
+    /// Whether the file is still what it was: by what the file system says where that can be believed, else by content.
+    pub(crate) fn still_holds(&self, path: &Path) -> Result<bool> {
         let Ok(meta) = fs::symlink_metadata(path) else { return Ok(false) };
         let untouched = (self.size, self.inode, self.modified_ns, self.changed_ns)
             == (meta.len(), meta.ino(), modified_ns(&meta), changed_ns(&meta));
@@ -274,6 +290,7 @@ mod tests {
             fs::write(path("package/other/Cargo.toml"), "").unwrap();
             fs::write(path("site/.well-known/x"), "1").unwrap();
             fs::write(path("linked"), "1").unwrap();
+            fs::write(path("ld"), "1").unwrap();
             symlink("../../linked", path("package/src/link.rs")).unwrap();
             let sources = Sources {
                 folders: [path("package")].into(),
@@ -281,6 +298,8 @@ mod tests {
                 files: [path("absent.toml")].into(),
                 env: ["SLIPWAY_TEST_UNSET".to_owned()].into(),
                 request: "all".into(),
+                toolchain: [(path("ld"), ("linker".to_owned(), Stamp::take(&path("ld")).unwrap().unwrap()))]
+                    .into(),
             };
             let inputs = Inputs::take(sources).unwrap();
             Fixture { folder, inputs }
@@ -318,6 +337,7 @@ mod tests {
         check(&|f| fs::write(f.path("linked"), "2").unwrap(), "package/src/link.rs changed");
         check(&|f| fs::write(f.path("site/.well-known/x"), "2").unwrap(), "site/.well-known/x changed");
         check(&|f| fs::write(f.path("absent.toml"), "").unwrap(), "absent.toml changed");
+        check(&|f| fs::write(f.path("ld"), "2").unwrap(), "the linker changed (ld)");
         let fixture = Fixture::new();
         assert!(fixture.inputs.difference("some", &BTreeSet::new()).unwrap().is_some());
         let new = fixture.inputs.difference("all", &BTreeSet::from(["RUSTC".to_owned()])).unwrap();

@@ -1,5 +1,5 @@
-//! The leak gate: no path of the building machine may be in a binary. One that is there makes the same source give other
-//! bits elsewhere, and tells strangers where things lie.
+//! The leak gate: no path of the building machine may be in a binary, nor its name where that cannot stand there by chance. One that
+//! is there makes the same source give other bits elsewhere, and tells strangers where things lie.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -15,31 +15,46 @@ use crate::flags::Remap;
 const CHUNK: usize = 1 << 20;
 /// Chunks overlap by this much: longer than any path worth showing.
 const OVERLAP: usize = 1 << 10;
+/// A host name is looked for only where it is this long and has a digit or a mark in it: others are words that programs use.
+const SHORTEST_HOST: usize = 6;
 /// How many leaks are worth showing.
 const MOST: usize = 5;
 
 /// A path of the building machine inside a binary.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Leak {
-    /// The path, as far as it can be told from what stands beside it.
+    /// The path, as far as it can be told from what stands beside it; or the name of the machine, in words.
     pub path: String,
     /// The package whose code carries it, where the path tells.
     pub package: Option<String>,
 }
 
-/// A folder to look for.
+/// A folder or a name to look for.
 struct Needle {
     text: Vec<u8>,
+    /// The name of the machine: a word of its own, not the beginning of a path.
+    is_host: bool,
     /// A folder directly below `/` has a short name that may stand in a binary by chance: inside another path, or as a path of
     /// the image itself.
     is_short: bool,
 }
 
-/// Searches the binary for the paths that should have been replaced, and for `home`.
+/// Searches the binary for the paths that should have been replaced, for `home`, and for the name of this machine.
 pub(crate) fn leaks(
     binary: &Path,
     remaps: &[Remap],
     home: Option<&Path>,
+    members: &[(PathBuf, String)],
+) -> Result<BTreeSet<Leak>> {
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    search(binary, remaps, home, host.trim(), members)
+}
+
+fn search(
+    binary: &Path,
+    remaps: &[Remap],
+    home: Option<&Path>,
+    host: &str,
     members: &[(PathBuf, String)],
 ) -> Result<BTreeSet<Leak>> {
     let mut folders: BTreeSet<&Path> = remaps.iter().map(|remap| remap.from.as_path()).collect();
@@ -47,7 +62,7 @@ pub(crate) fn leaks(
     folders.extend(home.filter(|home| home.components().count() > 2 || *home == Path::new("/root")));
     // Where the machine has the very folder that stands for another, its name says nothing.
     folders.retain(|folder| !remaps.iter().any(|remap| Path::new(&remap.to).starts_with(folder)));
-    let needles: Vec<Needle> = folders.into_iter().filter_map(needle).collect();
+    let needles: Vec<Needle> = folders.into_iter().filter_map(needle).chain(host_needle(host)).collect();
     let mut file = stdx::fs::open(binary)?;
     let mut found = BTreeSet::new();
     let mut window: Vec<u8> = Vec::new();
@@ -66,11 +81,31 @@ pub(crate) fn leaks(
 fn needle(folder: &Path) -> Option<Needle> {
     let depth = folder.components().count() - 1;
     let text = format!("{}/", folder.to_str()?.trim_end_matches('/')).into_bytes();
-    (depth > 0).then_some(Needle { text, is_short: depth == 1 })
+    (depth > 0).then_some(Needle { text, is_host: false, is_short: depth == 1 })
+}
+
+fn host_needle(host: &str) -> Option<Needle> {
+    let is_telling =
+        host.len() >= SHORTEST_HOST && host.contains(|c: char| c.is_ascii_digit() || "-.".contains(c));
+    let is_common = host.starts_with("localhost");
+    (is_telling && !is_common).then(|| Needle {
+        text: host.as_bytes().to_vec(),
+        is_host: true,
+        is_short: false,
+    })
 }
 
 fn find(window: &[u8], needle: &Needle, members: &[(PathBuf, String)], found: &mut BTreeSet<Leak>) {
     for at in Finder::new(&needle.text).find_iter(window) {
+        if needle.is_host {
+            let before = at.checked_sub(1).and_then(|before| window.get(before));
+            let beside = [before, window.get(at + needle.text.len())];
+            if !beside.into_iter().flatten().any(|byte| is_name_byte(*byte)) {
+                let name = String::from_utf8_lossy(&needle.text).into_owned();
+                found.insert(Leak { path: format!("the name of this machine, {name}"), package: None });
+            }
+            continue;
+        }
         let inside_a_path = at > 0 && is_path_byte(window[at - 1]);
         if needle.is_short && inside_a_path {
             continue;
@@ -94,6 +129,10 @@ fn find(window: &[u8], needle: &Needle, members: &[(PathBuf, String)], found: &m
 /// Whether the first two folders of `path` are on this machine.
 fn exists(path: &str) -> bool {
     Path::new("/").join(path.split('/').filter(|name| !name.is_empty()).take(2).collect::<PathBuf>()).exists()
+}
+
+fn is_name_byte(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_'
 }
 
 fn is_path_byte(byte: u8) -> bool {
@@ -136,7 +175,7 @@ mod tests {
             [remap("/home/u/ws"), remap("/home/u/ws/target"), remap("/home/u/.cargo"), remap("/usr")];
         let members =
             [("/home/u/ws".into(), "root".to_owned()), ("/home/u/ws/services/api".into(), "api".to_owned())];
-        let found = leaks(file.path(), &remaps, Some(Path::new("/home/u")), &members).unwrap();
+        let found = search(file.path(), &remaps, Some(Path::new("/home/u")), "build-7", &members).unwrap();
         let leak = |(path, package): &(&str, Option<&str>)| Leak {
             path: (*path).into(),
             package: package.map(str::to_owned),
@@ -161,6 +200,15 @@ mod tests {
     fn clean_bytes_pass_and_short_names_need_a_boundary() {
         check(b"/workspace/a /cargo/registry/src/serde-1/src/lib.rs /rustc/c0ffee/library/src/x", &[]);
         check(b"see \"/usr/bin/x\" or \"/usr/nowhere/x\"", &[("/usr/bin/x", None)]);
+    }
+
+    #[test]
+    fn the_name_of_the_machine_counts_as_a_word_where_it_cannot_be_there_by_chance() {
+        check(b"built on build-7 today", &[("the name of this machine, build-7", None)]);
+        check(b"rebuild-7 and build-77", &[]);
+        let is_telling = |host: &str| host_needle(host).is_some();
+        assert!(is_telling("fv-az1234"));
+        assert!(!["vm", "debian", "redis", "localhost.localdomain"].into_iter().any(is_telling));
     }
 
     #[test]

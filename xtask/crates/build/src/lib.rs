@@ -17,6 +17,7 @@ mod flags;
 mod fresh;
 mod git;
 mod graph;
+mod identity;
 mod ingredients;
 mod inputs;
 mod leak;
@@ -25,6 +26,7 @@ mod plan;
 mod platforms;
 mod record;
 mod report;
+mod reproduce;
 mod reuse;
 mod root;
 mod sbom;
@@ -45,6 +47,9 @@ pub use leak::Leak;
 pub use plan::{Plan, ServicePlan};
 pub use platforms::{BuiltIndex, Platforms, PlatformsReport};
 pub use report::{Action, BuildError, BuiltLayer, BuiltService, Outcome, Report};
+pub use reproduce::{
+    Circumstance, Difference, ImageAt, Kind, Rebuilt, Request, Verification, VerifiedService, rebuild,
+};
 pub use reuse::Moved;
 pub use session::{Loaded, Session, finished_folder, layout, linked_folder, output_folder};
 pub use sign::{sign, sign_platforms};

@@ -36,6 +36,9 @@ pub enum BuildError {
         /// Why not.
         problems: Vec<base::Problem>,
     },
+    /// The same source gave other bits, or would give them elsewhere.
+    #[error("not reproducible: {0}")]
+    NotReproducible(String),
     /// The user asked to stop.
     #[error("interrupted")]
     Interrupted,

@@ -1,10 +1,10 @@
 //! A build from beginning to end: see whether anything changed, plan, compile, assemble, remember.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
 use std::sync::atomic::AtomicBool;
+use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Result;
@@ -20,6 +20,7 @@ use crate::event::{Event, Reporter};
 use crate::fresh::{Inputs, Sources};
 use crate::git::GitState;
 use crate::graph::Graph;
+use crate::identity::{self, Identity};
 use crate::plan::{self, Facts, Plan};
 use crate::report::{Action, BuildError, BuiltService, Report};
 use crate::reuse::{Moved, Reuse};
@@ -72,6 +73,29 @@ pub struct Loaded {
     pub(crate) members: Vec<(PathBuf, String)>,
     pub(crate) cargo: CargoConfig,
     pub(crate) names: Vec<String>,
+    root: PathBuf,
+    memory: PathBuf,
+    identity: OnceLock<Identity>,
+}
+
+impl Loaded {
+    /// What the compiler, the standard library, the linker, the C compiler and the C library are, by version and digest.
+    pub fn toolchain_identity(&self) -> &BTreeMap<String, String> {
+        &self.identity().facts
+    }
+
+    /// The same with the files behind it. The first call looks at them; their digests are remembered on disk.
+    pub(crate) fn identity(&self) -> &Identity {
+        self.identity.get_or_init(|| {
+            Identity::find(&identity::Places {
+                root: &self.root,
+                toolchain: &self.toolchain,
+                cargo: &self.cargo,
+                runtime: &self.runtime,
+                memory: &self.memory,
+            })
+        })
+    }
 }
 
 /// Where the images of the workspace at `root` are, or will be.
@@ -163,6 +187,11 @@ impl Session {
         format!("{}{}:{}", self.settings.image.prefix, service.name, service.version.replace('+', "_"))
     }
 
+    /// Cargo's output for images.
+    pub(crate) fn build_dir(&self) -> PathBuf {
+        self.paths.build_dir()
+    }
+
     /// Plans the images of `names` (all services where empty). Nothing is compiled or written.
     pub fn plan(&self, names: &[String]) -> Result<Loaded> {
         let cargo = CargoConfig::load(&self.root, self.settings.build.target.as_deref())?;
@@ -191,7 +220,8 @@ impl Session {
         bases::check(&cargo, &selected)?;
         let plan = plan::plan(&facts, &selected)?;
         let created = plan::created(&facts);
-        let warnings = warnings(&workspace);
+        let mut warnings = warnings(&workspace);
+        warnings.extend(identity::linker_warning(&cargo));
         let runtime = inputs::runtime_objects(tools.compiler.as_deref());
         let members = members(&workspace);
         Ok(Loaded {
@@ -205,6 +235,9 @@ impl Session {
             members,
             cargo,
             names: names.to_vec(),
+            root: self.root.clone(),
+            memory: self.paths.toolchain(),
+            identity: OnceLock::new(),
         })
     }
 
@@ -431,6 +464,7 @@ impl Session {
     pub(crate) fn sources(&self, loaded: &Loaded, names: &[String]) -> Result<Sources> {
         let mut sources = inputs::known(&self.root, &loaded.cargo, &loaded.toolchain);
         sources.request = self.request();
+        sources.toolchain = loaded.identity().files.clone();
         sources.files.extend(loaded.runtime.iter().cloned());
         for package in loaded.workspace.metadata.workspace_packages() {
             let manifest = package.manifest_path.as_std_path();

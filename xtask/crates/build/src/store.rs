@@ -136,6 +136,11 @@ impl Paths {
         self.folder.join("graph")
     }
 
+    /// What is known of the toolchain's files.
+    pub(crate) fn toolchain(&self) -> PathBuf {
+        self.folder.join("toolchain.json")
+    }
+
     fn state(&self) -> PathBuf {
         self.folder.join("state.json")
     }

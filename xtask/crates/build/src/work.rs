@@ -83,7 +83,8 @@ impl Work<'_> {
             state.seen.clear();
             state.restored = false;
         }
-        stale::forget(plan, state, given, &self.loaded.members, &self.loaded.runtime)?;
+        let linked = self.loaded.identity().files.keys().chain(&self.loaded.runtime).cloned().collect();
+        stale::forget(plan, state, given, &self.loaded.members, &linked)?;
         state.write(&self.session.paths)?;
         self.reporter.event(Event::CompileStarted { units: state.units });
         let compiled = compile(plan, self.reporter, self.interrupted);

@@ -5,9 +5,11 @@
 mod dynamic;
 mod finish;
 mod needs;
+mod sections;
 mod symbols;
 
 pub use dynamic::{Needs, SearchPath, is_elf, needs, needs_of};
 pub use finish::finish;
 pub use needs::require_static;
+pub use sections::{Excerpt, SectionDifference, archive_members, difference, section_differences};
 pub use symbols::{Section, Symbol, archive_symbols, sections, symbols};
