@@ -178,7 +178,13 @@ struct Map {
 
 impl Map {
     fn new(symbols: &[elf::Symbol], owners: &Owners) -> Map {
-        let mut sorted: Vec<&elf::Symbol> = symbols.iter().collect();
+        // The compiler numbers constants that have no name when it has to share them; that number is nobody's either.
+        let is_named = |symbol: &&elf::Symbol| {
+            !["anon.", ".Lanon.", "switch.table.", "__unnamed_"]
+                .iter()
+                .any(|prefix| symbol.name.starts_with(prefix))
+        };
+        let mut sorted: Vec<&elf::Symbol> = symbols.iter().filter(is_named).collect();
         // Of several names for one place the longest one counts, and the first by name.
         sorted.sort_by(|a, b| (a.address, b.size, &a.name).cmp(&(b.address, a.size, &b.name)));
         let mut ranges: Vec<(u64, u64, Owned)> = Vec::new();
@@ -242,15 +248,24 @@ impl Map {
             table.chunks_exact(24).filter(|entry| number(&entry[8..16]) == machine.relative_relocation());
         let pairs: Vec<(u64, u64)> =
             entries.map(|entry| (number(&entry[..8]), number(&entry[16..24]))).collect();
+        let pairs: Vec<(u64, u64)> = pairs
+            .into_iter()
+            .filter(|(_, target)| is_data(*target) && self.named(*target).is_none())
+            .collect();
+        // Each begins something of its own, so that nothing is taken for a part of what lies before it.
+        for (_, target) in &pairs {
+            self.marks.entry(*target).or_insert(Owner::Unknown);
+        }
         for _ in 0..MOST_LINKS {
-            let before = self.marks.len();
+            let mut found = 0;
             for (from, target) in &pairs {
                 let owner = self.owner(*from);
-                if owner != Owner::Unknown && is_data(*target) && self.named(*target).is_none() {
-                    self.marks.entry(*target).or_insert(owner);
+                if owner != Owner::Unknown && self.marks.get(target) == Some(&Owner::Unknown) {
+                    self.marks.insert(*target, owner);
+                    found += 1;
                 }
             }
-            if self.marks.len() == before {
+            if found == 0 {
                 break;
             }
         }
