@@ -20,6 +20,9 @@ use crate::repository::{Registry, Repository};
 /// An index may name indexes, and not for ever.
 const MAX_DEPTH: usize = 4;
 
+/// A registry may miss a blob that it had a moment ago: somebody else sent the same one, or it was swept away.
+const MAX_ATTEMPTS: u32 = 4;
+
 /// What is to be sent, and where.
 #[derive(Debug, Clone, Copy)]
 pub struct Push<'a> {
@@ -141,13 +144,31 @@ impl Push<'_> {
             }
             return Ok(pushed);
         }
-        self.send_blobs(&blobs, progress, &mut pushed)?;
-        pushed.sent_bytes += send_manifests(&repository, &root)?;
+        let mut attempt = 1;
+        loop {
+            let mut this = pushed.clone();
+            self.send_blobs(&blobs, progress, &mut this)?;
+            match self.send_documents(&repository, &root) {
+                Ok(sent) => return Ok(Pushed { sent_bytes: this.sent_bytes + sent, ..this }),
+                Err(error) if attempt < MAX_ATTEMPTS && misses_blob(&error) => {
+                    pushed.sent_bytes = this.sent_bytes;
+                    blobs.iter().for_each(|blob| repository.forget(&blob.digest));
+                    repository.wait(attempt);
+                    attempt += 1;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Sends the manifests and sets the tags, and gives the bytes.
+    fn send_documents(&self, repository: &Repository, root: &Node) -> Result<u64> {
+        let mut sent = send_manifests(repository, root)?;
         for tag in self.all_tags() {
             repository.store_manifest(tag, root.document.media_type(), &root.bytes)?;
-            pushed.sent_bytes += root.bytes.len() as u64;
+            sent += root.bytes.len() as u64;
         }
-        Ok(pushed)
+        Ok(sent)
     }
 
     fn repository(&self) -> Repository {
@@ -253,6 +274,12 @@ impl Push<'_> {
         });
         Ok(transfer)
     }
+}
+
+/// Whether a manifest was refused because a blob of it is not there.
+fn misses_blob(error: &anyhow::Error) -> bool {
+    let status = error.downcast_ref();
+    matches!(status, Some(crate::Error::Status { detail, .. }) if detail.contains("BLOB_UNKNOWN"))
 }
 
 /// Sends what must be there before the tags, and gives the bytes.

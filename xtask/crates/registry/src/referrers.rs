@@ -12,11 +12,11 @@ use ureq::http::Method;
 
 use crate::document::{Descriptor, Document, OCI_INDEX, index};
 use crate::repository::{Access, Repository};
-use crate::retry;
 
-/// How often an entry is written that another writer overwrote.
-const MAX_ROUNDS: u32 = 8;
-/// Longest wait before an entry is looked for again.
+/// How often the list is looked at before a writer gives up.
+const MAX_ROUNDS: u32 = 40;
+/// Waits before the list is looked at again: longer than a writer that read before should need to write.
+const MIN_SETTLE: Duration = Duration::from_millis(100);
 const MAX_SETTLE: Duration = Duration::from_secs(2);
 const MAX_PAGES: usize = 100;
 const MAX_REFERRERS: usize = 10_000;
@@ -110,21 +110,28 @@ impl Repository {
         if self.api_referrers(subject)?.is_some() {
             return Ok(());
         }
-        for _ in 0..MAX_ROUNDS {
+        let mut written = None;
+        for round in 1..=MAX_ROUNDS {
             let begun = Instant::now();
             let listed = self.fallback_index(subject)?;
-            let Some(wanted) = with_entries(listed, entries) else { return Ok(()) };
-            self.store_manifest(&fallback_tag(subject), OCI_INDEX, &index(&wanted)?)?;
-            let settle = begun.elapsed().mul_f64(1.5 + f64::from(retry::chance()) / 255.0).min(MAX_SETTLE);
-            std::thread::sleep(settle);
+            match with_entries(listed.clone(), entries) {
+                // Nobody else wrote since: whoever read before has written by now.
+                None if written.as_ref().is_none_or(|written| *written == listed) => return Ok(()),
+                None => written = Some(listed),
+                Some(wanted) => {
+                    if written.is_some() {
+                        // Writers that lost at the same moment would only lose again together.
+                        self.wait(round);
+                        written = None;
+                        continue;
+                    }
+                    self.store_manifest(&fallback_tag(subject), OCI_INDEX, &index(&wanted)?)?;
+                    written = Some(wanted);
+                }
+            }
+            std::thread::sleep((begun.elapsed() * 3).clamp(MIN_SETTLE, MAX_SETTLE));
         }
-        let listed = self.fallback_index(subject)?;
-        if with_entries(listed, entries).is_some() {
-            bail!(
-                "other writers overwrite the list of referrers of {subject} again and again; try once more"
-            );
-        }
-        Ok(())
+        bail!("other writers overwrite the list of referrers of {subject} again and again; try once more")
     }
 }
 

@@ -286,6 +286,13 @@ impl Repository {
         self.shared.places().entry(*digest).or_default().insert(self.name.clone());
     }
 
+    /// What was known of the blob in this repository does not hold any more.
+    pub(crate) fn forget(&self, digest: &Digest) {
+        if let Some(places) = self.shared.places().get_mut(digest) {
+            places.remove(&self.name);
+        }
+    }
+
     /// Another repository of this registry that has the blob, as far as is known.
     pub(crate) fn place_of(&self, digest: &Digest) -> Option<String> {
         self.shared.places().get(digest)?.iter().find(|place| **place != self.name).cloned()

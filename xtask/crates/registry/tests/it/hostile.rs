@@ -28,7 +28,7 @@ fn check(answer: impl Fn() -> Reply + Send + Sync + 'static, manifest: &str, blo
     let error = format!("{:#}", repository.read_blob(&Digest::of("abc"), 3, &mut out).unwrap_err());
     assert!(error.contains(blob), "{error}");
     assert!(out.len() <= 3, "{} bytes were taken", out.len());
-    assert!(started.elapsed() < Duration::from_secs(8), "{:?}", started.elapsed());
+    assert!(started.elapsed() < Duration::from_secs(20), "{:?}", started.elapsed());
 }
 
 fn manifest() -> String {

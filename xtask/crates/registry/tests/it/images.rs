@@ -9,7 +9,7 @@ use oci::Layout;
 use registry::{Push, Pushed, Reference, Registry, Silent, Transfer};
 use stdx::Digest;
 
-use crate::rig::{RealRegistry, Way, connect, have, noise, options, run};
+use crate::rig::{RealRegistry, Reply, Server, Way, connect, have, noise, options, run};
 
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 const INDEX: &str = "application/vnd.oci.image.index.v1+json";
@@ -146,6 +146,29 @@ fn a_plan_changes_nothing_and_says_what_would_be_sent() {
         plan.is_unchanged && plan.blobs.iter().all(|blob| blob.transfer == Transfer::Present),
         "{plan:?}"
     );
+}
+
+#[test]
+fn a_blob_that_was_swept_away_meanwhile_is_sent_again() {
+    let swept = std::sync::atomic::AtomicUsize::new(0);
+    let server = Server::start(move |asked| {
+        let manifest = asked.target.contains("/manifests/");
+        match asked.method.as_str() {
+            // At first all is there, and then nothing was.
+            "HEAD" if manifest || swept.load(Ordering::SeqCst) > 0 => Reply::new(404, ""),
+            "HEAD" => Reply::new(200, ""),
+            "POST" => Reply::new(202, "").with("location", "/v2/api/blobs/uploads/1"),
+            _ if manifest && swept.fetch_add(1, Ordering::SeqCst) == 0 => {
+                Reply::new(400, r#"{"errors":[{"code":"MANIFEST_BLOB_UNKNOWN"}]}"#)
+            }
+            _ => Reply::new(201, ""),
+        }
+    });
+    let folder = tempfile::tempdir().unwrap();
+    let layout = Layout::create(folder.path()).unwrap();
+    let image = image(&layout, "amd64", &[noise(1000, 11)]);
+    let pushed = push(&server.connect(), &layout, &image, "api:v1").unwrap();
+    assert_eq!((pushed.sent, pushed.present), (2, 0));
 }
 
 #[test]

@@ -78,9 +78,12 @@ fn a_manifest_with_a_subject_is_listed_when_it_is_put() {
     let bytes = layout.document(&attached.digest).unwrap();
     repository.put_manifest(&attached.digest.to_string(), MANIFEST, &bytes).unwrap();
     assert_eq!(repository.referrers(&image).unwrap(), [attached]);
-    // The image itself did not change, and a push sees that something is missing elsewhere all the same.
+    // The tag stands for the image already, and a push sees all the same that something new is attached.
+    let signed = layout.attach(&image, "text/plain", b"signature", BTreeMap::new()).unwrap();
+    push(&layout, &image, &real.connect(), "api");
+    assert!(repository.referrers(&image).unwrap().contains(&signed));
     push(&layout, &image, &real.connect(), "other");
-    assert_eq!(real.connect().repository("other").referrers(&image).unwrap().len(), 1);
+    assert_eq!(real.connect().repository("other").referrers(&image).unwrap().len(), 2);
 }
 
 #[test]
