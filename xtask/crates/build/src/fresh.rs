@@ -138,14 +138,13 @@ impl Inputs {
         Ok(None)
     }
 
-    /// Takes further files and variables in, as they are now.
+    /// Takes further files and variables in, as they are now. Whoever declared a folder wants to know of new files in it.
     pub(crate) fn extend(&mut self, files: BTreeSet<PathBuf>, env: &BTreeSet<String>) -> Result<()> {
+        let (folders, mut files): (BTreeSet<_>, BTreeSet<_>) =
+            files.into_iter().partition(|path| path.is_dir());
+        folders.iter().for_each(|folder| walk_sources(folder, &mut files));
+        self.folders.extend(folders);
         for path in files {
-            if path.is_dir() {
-                // Whoever declared it wants to know of new files in it.
-                self.folders.insert(path);
-                continue;
-            }
             if let Entry::Vacant(entry) = self.files.entry(path) {
                 let stamp = Stamp::take(entry.key())?;
                 entry.insert(stamp);

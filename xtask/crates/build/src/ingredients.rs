@@ -107,9 +107,11 @@ impl<'a> Ingredients<'a> {
         }
         self.add_units(&units, &mut parts)?;
         let local: BTreeSet<&PackageId> =
-            units.iter().map(|unit| &unit.package).filter(|id| self.packages[id].source.is_none()).collect();
+            units.iter().map(|unit| &unit.package).filter(|id| is_local(id)).collect();
         for id in local {
-            self.add_sources(self.packages[id], inputs, &mut parts);
+            let package =
+                self.packages.get(id).with_context(|| format!("cargo metadata has no package {id}"))?;
+            self.add_sources(package, inputs, &mut parts);
         }
         Ok(parts)
     }
@@ -123,8 +125,7 @@ impl<'a> Ingredients<'a> {
             closure.extend(self.graph.closure(service)?);
         }
         let units = closure.iter().map(|index| &self.graph.units[*index]);
-        let foreign: Vec<&Unit> =
-            units.filter(|unit| self.packages[&unit.package].source.is_some()).collect();
+        let foreign: Vec<&Unit> = units.filter(|unit| !is_local(&unit.package)).collect();
         self.add_units(&foreign, &mut parts)?;
         let places = [
             ("folder of the workspace", &self.loaded.plan.root),
@@ -254,16 +255,22 @@ impl<'a> Ingredients<'a> {
             settings.push(serde_json::json!([self.graph.settings(unit), unit.features]).to_string());
         }
         for (id, (features, mut settings)) in by_package {
-            let package =
-                self.packages.get(id).with_context(|| format!("cargo metadata has no package {id}"))?;
-            let name = format!("{} {}", package.name, package.version);
-            let source = package.source.as_ref().map_or("path", |source| source.repr.as_str());
-            let checksum = self.checksums.get(&(package.name.to_string(), package.version.to_string()));
+            let (package, version) = name_and_version(id);
+            let mut name = format!("{package} {version}");
+            if parts.has(Sort::Package, &name) {
+                // The same version from two places: neither may hide the other.
+                name = format!("{package} {version} of {id}");
+            }
+            // A package that only runs on this machine may be missing where metadata is for another target.
+            let source = self.packages.get(id).and_then(|package| package.source.as_ref());
+            let source = source
+                .map_or(if is_local(id) { "path" } else { id.repr.as_str() }, |source| source.repr.as_str());
+            let checksum = self.checksums.get(&(package.to_owned(), version.to_owned()));
             parts.add(Sort::Package, &name, format!("{source} {}", checksum.map_or("", String::as_str)));
             parts.add(Sort::Features, &name, features.into_iter().collect::<Vec<_>>().join("\x1f"));
             settings.sort_unstable();
             parts.add_digest(Sort::Compilation, &name, settings.join("\n"));
-            if package.name.as_str() == "const-random" {
+            if package == "const-random" {
                 parts.add_digest(
                     Sort::Variable,
                     "CONST_RANDOM_SEED",
@@ -327,6 +334,19 @@ impl<'a> Ingredients<'a> {
             None => PathBuf::from(name),
         }
     }
+}
+
+fn is_local(id: &PackageId) -> bool {
+    id.repr.starts_with("path+")
+}
+
+/// Of an id such as `registry+https://…#name@1.2.3` or `path+file:///…/name#1.2.3`.
+///
+/// Source: the Cargo book, "Package ID Specifications".
+fn name_and_version(id: &PackageId) -> (&str, &str) {
+    let (source, fragment) = id.repr.rsplit_once('#').unwrap_or(("", &id.repr));
+    let folder = source.split('?').next().unwrap_or(source).rsplit('/').next().unwrap_or(source);
+    fragment.split_once('@').unwrap_or((folder, fragment))
 }
 
 /// As users know a file.
@@ -399,6 +419,17 @@ mod tests {
         assert!(nearer.contains_key("env"));
         write("a/b/.cargo/config", "[env]\nX = \"2\"\n");
         assert_ne!(read()["env"], nearer["env"]);
+    }
+
+    #[test]
+    fn ids_tell_name_and_version() {
+        let check = |id: &str, expected: (&str, &str)| {
+            assert_eq!(name_and_version(&PackageId { repr: id.to_owned() }), expected, "{id}");
+        };
+        check("registry+https://host/index#serde@1.0.0", ("serde", "1.0.0"));
+        check("path+file:///w/services/api#0.1.0", ("api", "0.1.0"));
+        check("git+https://host/o/tokio?rev=1#tokio-util@0.7.0", ("tokio-util", "0.7.0"));
+        check("git+https://host/o/tokio?branch=a/b#0.7.0", ("tokio", "0.7.0"));
     }
 
     #[test]

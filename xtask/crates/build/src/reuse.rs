@@ -29,7 +29,7 @@ const MAX_BINARY: u64 = 4 << 30;
 const DEPENDENCIES: &str = "dependencies";
 
 /// A result that need not be made.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Hit {
     pub(crate) units: Vec<workspace::Unit>,
     /// Where it is: never in Cargo's folder, which holds only what Cargo made.

@@ -352,8 +352,8 @@ impl Session {
         let graph = self.graph(loaded, reporter);
         let reuse =
             graph.as_ref().map(|graph| Reuse::new(loaded, graph, &inputs, &self.paths, &stores.layered));
-        let mut work =
-            Work { session: self, loaded, reporter, interrupted, reuse: reuse.transpose()?, begun };
+        let reuse = reuse.and_then(|reuse| unless_it_fails(reuse, reporter));
+        let mut work = Work { session: self, loaded, reporter, interrupted, reuse, begun };
         let made = work.make(&mut state, &inputs)?;
         let state = Mutex::new(state);
         let services = assemble(loaded, &made.compiled, &self.paths, &state, reporter)?;
@@ -387,16 +387,12 @@ impl Session {
         if self.reuse == Mode::Off || loaded.plan.also.is_some() {
             return None;
         }
-        let graph = Graph::load(&loaded.plan, &self.paths.graph());
-        let warn = |error: &anyhow::Error| {
-            reporter.event(Event::Diagnostic(format!("warning: the cache is not used: {error:#}")));
-        };
-        graph.inspect_err(warn).ok()
+        unless_it_fails(Graph::load(&loaded.plan, &self.paths.graph()), reporter)
     }
 
     fn unchanged(&self, state: &State, names: &[String]) -> Option<Report> {
         let remembered = state.results.get(&self.selection(names))?;
-        if self.is_from_sources() && remembered.report.came_from_stores() {
+        if self.is_from_sources() && (state.restored || remembered.report.came_from_stores()) {
             return None;
         }
         let no_difference = self.difference(remembered).ok()?.is_none();
@@ -481,6 +477,14 @@ impl Session {
         }
         Ok(sources)
     }
+}
+
+/// Whatever goes wrong with results of earlier builds is told, and costs no more than a compile.
+pub(crate) fn unless_it_fails<T>(result: Result<T>, reporter: &dyn Reporter) -> Option<T> {
+    let warn = |error: &anyhow::Error| {
+        reporter.event(Event::Diagnostic(format!("warning: the cache is not used: {error:#}")));
+    };
+    result.inspect_err(warn).ok()
 }
 
 fn members(workspace: &Workspace) -> Vec<(PathBuf, String)> {

@@ -14,7 +14,7 @@ use crate::fresh::{Inputs, Sources};
 use crate::plan::{Plan, ServicePlan};
 use crate::report::{BuildError, Report};
 use crate::reuse::{Hit, Reuse};
-use crate::session::{Loaded, Session};
+use crate::session::{Loaded, Session, unless_it_fails};
 use crate::store::{Remembered, State};
 use crate::{inputs, root, stale};
 
@@ -40,10 +40,12 @@ pub(crate) struct Made {
 impl Work<'_> {
     /// Binaries from stores where they have them, and one run of Cargo for all others.
     pub(crate) fn make(&mut self, state: &mut State, inputs: &Inputs) -> Result<Made> {
-        let hits = match &mut self.reuse {
-            Some(reuse) => reuse.restore_services(inputs)?,
-            None => BTreeMap::new(),
-        };
+        let hits = self.reuse.as_mut().map(|reuse| reuse.restore_services(inputs));
+        let hits = hits.map(|hits| unless_it_fails(hits, self.reporter));
+        if hits == Some(None) {
+            self.reuse = None;
+        }
+        let hits = hits.flatten().unwrap_or_default();
         let services = &self.loaded.plan.services;
         let missing: BTreeSet<&str> = services
             .iter()
@@ -70,7 +72,7 @@ impl Work<'_> {
     fn compile(&mut self, plan: &Plan, state: &mut State, given: &Inputs) -> Result<Compiled> {
         if let Some(reuse) = &mut self.reuse {
             let services: Vec<&ServicePlan> = plan.services.iter().collect();
-            if reuse.restore_dependencies(&services)? {
+            if unless_it_fails(reuse.restore_dependencies(&services), self.reporter) == Some(true) {
                 // Nobody has seen what is in Cargo's folder now: whatever it has of ours is forgotten.
                 state.seen.clear();
                 state.restored = true;
