@@ -205,11 +205,12 @@ fn only_what_changed_is_written_and_what_services_share_is_packed_once() {
         3
     );
     assert_eq!(blobs(&fixture), before);
-    // One service changes: its layer, configuration and manifest are new, and nothing else is touched.
+    // One service changes: its layer, configuration and manifest are new, and so are the three documents about it with the
+    // manifests that attach them. Nothing else is touched.
     fixture.write("crates/one/src/main.rs", "fn main() { println!(\"changed\"); }\n");
     fixture.json(&["build"]);
     let after = blobs(&fixture);
-    assert_eq!(after.len() - before.len(), 3);
+    assert_eq!(after.len() - before.len(), 3 + 2 * 3);
     assert!(before.iter().all(|(name, stamp)| after[name] == *stamp));
 }
 

@@ -49,7 +49,7 @@ impl Documents {
             build_definition: Definition {
                 build_type: BUILD_TYPE.to_owned(),
                 external_parameters: external(loaded, service),
-                internal_parameters: internal(loaded),
+                internal_parameters: internal(loaded, service),
                 resolved_dependencies: dependencies(loaded, packed, sbom),
             },
             run_details: Run {
@@ -122,7 +122,7 @@ fn external(loaded: &Loaded, service: &ServicePlan) -> BTreeMap<String, Value> {
 }
 
 /// What this program sets: flags and variables of the one cargo invocation, with paths of this machine by their fixed names.
-fn internal(loaded: &Loaded) -> BTreeMap<String, Value> {
+fn internal(loaded: &Loaded, service: &ServicePlan) -> BTreeMap<String, Value> {
     let plan = &loaded.plan;
     let fixed = |text: &str| {
         // The longest path first: the root is the start of the others.
@@ -139,9 +139,13 @@ fn internal(loaded: &Loaded) -> BTreeMap<String, Value> {
         let words = text.split(['\x1f', ' ']).filter(|word| !is_map(word));
         Some((name.clone(), json!(words.collect::<Vec<_>>().join(" "))))
     });
+    // Which other services were built along is no part of how this one was built.
+    let binary = format!("--bin={}", service.binary);
+    let cargo: Vec<&String> =
+        plan.cargo_args.iter().filter(|arg| !arg.starts_with("--bin=") || **arg == binary).collect();
     BTreeMap::from([
         ("environment".to_owned(), set.collect()),
-        ("cargo".to_owned(), plan.cargo_args.iter().map(|arg| fixed(arg)).collect()),
+        ("cargo".to_owned(), cargo.iter().map(|arg| fixed(arg)).collect()),
         ("format".to_owned(), json!(oci::FORMAT)),
     ])
 }
