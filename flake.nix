@@ -75,11 +75,11 @@
             buildInputs = staticLibc;
             cargoExtraArgs = toString ([ "--locked" "--target=${target}" ] ++ map (name: "--package=${name}") services);
             doCheck = false;
-            # Cargo strips; what it wrote is what is installed.
-            dontStrip = true;
+            # Cargo leaves the symbols, as for images, and Nix takes them off.
+            stripAllList = [ "bin" ];
             dontPatchELF = true;
             CARGO_INCREMENTAL = "0";
-            CARGO_PROFILE_RELEASE_STRIP = "symbols";
+            CARGO_PROFILE_RELEASE_STRIP = "debuginfo";
             SOURCE_DATE_EPOCH = "315532800";
             CONST_RANDOM_SEED = builtins.hashFile "sha256" ./Cargo.lock;
             TZ = "UTC";
@@ -93,7 +93,7 @@
             rustc_commit=$(rustc -vV | sed -n 's/^commit-hash: //p')
             remaps=("$PWD=/workspace" "$CARGO_HOME=/cargo" "$PWD/''${CARGO_TARGET_DIR:-target}=/target" ${toString vendoredRemaps}
               "$(rustc --print sysroot)/lib/rustlib/src/rust=/rustc/$rustc_commit")
-            flags=("-Ctarget-feature=+crt-static" "''${remaps[@]/#/--remap-path-prefix=}" --remap-path-scope=object)
+            flags=("-Ctarget-feature=+crt-static" "-Csymbol-mangling-version=v0" "''${remaps[@]/#/--remap-path-prefix=}" --remap-path-scope=object)
             export CARGO_ENCODED_RUSTFLAGS=$(IFS=$'\x1f'; echo "''${flags[*]}")
             for language in CFLAGS CXXFLAGS; do
               export "''${language}_${builtins.replaceStrings [ "-" ] [ "_" ] target}=''${remaps[*]/#/-ffile-prefix-map=}"
