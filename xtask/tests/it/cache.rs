@@ -387,6 +387,7 @@ fn kill(rounds: u32) {
     let mut fixture = shared(&local, &remote, "read-write");
     let mut seed = u64::from(std::process::id());
     println!("seed {seed}");
+    let (mut killed, mut compared) = (0, 0);
     for round in 0..rounds {
         let which = usize::try_from(pick(&mut seed, 3)).unwrap();
         write(&fixture, texts[which]);
@@ -399,9 +400,12 @@ fn kill(rounds: u32) {
             .unwrap();
         std::thread::sleep(Duration::from_millis(pick(&mut seed, 1500)));
         kill_process_group(Pid::from_child(&build), Signal::KILL).ok();
-        build.wait().unwrap();
+        killed += u32::from(build.wait().unwrap().code().is_none());
         match pick(&mut seed, 4) {
-            0 => assert_eq!(fixture.digests(&[]), clean[which], "round {round}"),
+            0 => {
+                assert_eq!(fixture.digests(&[]), clean[which], "round {round}");
+                compared += 1;
+            }
             1 => fs::remove_dir_all(fixture.path("target")).unwrap_or_default(),
             2 => {
                 fixture = shared(&local, &remote, "read-write");
@@ -415,6 +419,11 @@ fn kill(rounds: u32) {
         write(&last, text);
         assert_eq!(last.digests(&[]), *expected, "{text}");
     }
+    println!(
+        "{rounds} builds, {killed} of them killed before their end; {} digests compared",
+        compared + clean.len()
+    );
+    assert!(killed > 0, "every build was faster than its killer");
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use anyhow::Context;
 use serde::{Deserialize, Serialize};
 use stdx::Digest;
 use workspace::ServiceConfig;
@@ -69,6 +70,19 @@ pub struct Report {
 }
 
 impl Report {
+    /// Reads a document of `build --json`, and leaves out what only the document has.
+    ///
+    /// # Errors
+    /// Text that is no such document.
+    pub fn from_document(document: &str) -> anyhow::Result<Report> {
+        let mut value: serde_json::Map<String, serde_json::Value> =
+            serde_json::from_str(document).context("the build printed no report")?;
+        for key in ["schema", "signed_by"] {
+            value.remove(key);
+        }
+        serde_json::from_value(value.into()).context("the build printed another kind of report")
+    }
+
     /// Whether anything in it was made elsewhere, or by another build.
     pub(crate) fn came_from_stores(&self) -> bool {
         self.actions.iter().any(|action| action.from.is_some())

@@ -162,16 +162,8 @@ fn build(
         let code = Code::of_status(status.code());
         return Err(anyhow!("building the commit again failed")).or_exit(code);
     }
-    report(&output).context("building again gave a report that cannot be read")
-}
-
-/// The report of a build, without what only its document has.
-fn report(path: &Path) -> Result<Report> {
-    let mut document: serde_json::Map<String, Value> = serde_json::from_slice(&stdx::fs::read(path)?)?;
-    for key in ["schema", "signed_by"] {
-        document.remove(key);
-    }
-    Ok(serde_json::from_value(Value::Object(document))?)
+    Report::from_document(&stdx::fs::read_to_string(&output)?)
+        .context("building again gave a report that cannot be read")
 }
 
 /// Where the workspace is built for several platforms: the one that was built.
