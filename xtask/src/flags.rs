@@ -257,6 +257,8 @@ Examples:
   cargo xtask push                                   all services, to image.prefix of slipway.yaml
   cargo xtask push api --to registry.example/team    one service, as registry.example/team/api
   cargo xtask push --tag latest --tag v1             under these tags instead of the version
+  cargo xtask push --platform linux/amd64,linux/arm64
+                                                     an index of both under each tag
   cargo xtask push --dry-run                         what would be sent, after asking the registry
   docker run $(cargo xtask push api)                 the very image that was sent")]
 pub(crate) struct Push {
@@ -268,6 +270,10 @@ pub(crate) struct Push {
     /// Tag to set in place of the version; may be given several times.
     #[arg(long = "tag", value_name = "TAG")]
     pub(crate) tags: Vec<String>,
+    /// Platforms to build for; with several of them an index goes under each tag [default: build.platforms of slipway.yaml, or the
+    /// configured target]
+    #[arg(long, value_name = "OS/ARCH", value_delimiter = ',')]
+    pub(crate) platform: Vec<workspace::Platform>,
     /// Build, ask the registry what it has, and send nothing.
     #[arg(long)]
     pub(crate) dry_run: bool,

@@ -3,8 +3,8 @@
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
-use ::build::{BuildError, Platforms, Report, Request, Session};
-use anyhow::{Context, Result};
+use ::build::{BuildError, Platforms, PlatformsReport, Report, Request, Session, Verification};
+use anyhow::{Context, Result, bail};
 use oci::Layout;
 use supply::SigningKey;
 use workspace::{Platform, Settings};
@@ -16,7 +16,7 @@ use crate::render::{self, Progress};
 
 pub(crate) fn run(flags: &flags::Build) -> Result<()> {
     let root = super::workspace_root().or_exit(Code::Configuration)?;
-    let platforms = platforms(&root, flags).or_exit(Code::Configuration)?;
+    let platforms = platforms(&root, &flags.platform).or_exit(Code::Configuration)?;
     match platforms.as_slice() {
         [] => single(Session::open(&root).or_exit(Code::Configuration)?, &root, flags),
         [one] => single(Session::open_platform(&root, *one).or_exit(Code::Configuration)?, &root, flags),
@@ -25,8 +25,8 @@ pub(crate) fn run(flags: &flags::Build) -> Result<()> {
 }
 
 /// Those of the command line, or those of the configuration; none for the configured target alone.
-fn platforms(root: &Path, flags: &flags::Build) -> Result<Vec<Platform>> {
-    let mut platforms = flags.platform.clone();
+pub(crate) fn platforms(root: &Path, asked: &[Platform]) -> Result<Vec<Platform>> {
+    let mut platforms = asked.to_vec();
     if platforms.is_empty() {
         platforms = Settings::load(root)?.build.platforms;
     }
@@ -70,19 +70,12 @@ fn multiple(root: &Path, platforms: &[Platform], flags: &flags::Build) -> Result
         let plans = all.plan(&flags.services).or_exit(Code::Configuration)?;
         return render::plans(&plans, flags.json);
     }
+    if flags.verify {
+        return verify_all(root, &mut all, flags);
+    }
     let interrupted = super::interruption()?;
-    let progress = Progress::new();
-    let report = all.build(&flags.services, &progress, &interrupted);
-    progress.finish();
-    let report = report?;
-    let session = Session::open(root).or_exit(Code::Configuration)?;
-    let signed_by = match key(&session)?.filter(|_| !flags.unsigned) {
-        Some(key) => {
-            ::build::sign_platforms(&report, session.folder(), &key).context("cannot sign the images")?;
-            Some(key.public().hint()?)
-        }
-        None => None,
-    };
+    let report = build_all(&mut all, &flags.services, &interrupted)?;
+    let signed_by = if flags.unsigned { None } else { sign_all(root, &report)? };
     render::platforms(&report, signed_by.as_deref(), flags.json)?;
     if report.platforms.values().any(|report| report.reason.is_some()) {
         prune(&Session::open(root)?, root, &interrupted);
@@ -95,6 +88,56 @@ fn multiple(root: &Path, platforms: &[Platform], flags: &flags::Build) -> Result
         load(&engine, &Session::open(root)?, own.or_exit(Code::Configuration)?)?;
     }
     Ok(())
+}
+
+/// The images of `services` for several platforms, and the indexes that list them; signed where there is a key.
+pub(crate) fn indexes(
+    root: &Path,
+    platforms: &[Platform],
+    services: &[String],
+    interrupted: &AtomicBool,
+) -> Result<PlatformsReport> {
+    let mut all = Platforms::open(root, platforms).or_exit(Code::Configuration)?;
+    let report = build_all(&mut all, services, interrupted)?;
+    sign_all(root, &report)?;
+    Ok(report)
+}
+
+fn build_all(all: &mut Platforms, services: &[String], interrupted: &AtomicBool) -> Result<PlatformsReport> {
+    let progress = Progress::new();
+    let report = all.build(services, &progress, interrupted);
+    progress.finish();
+    report
+}
+
+/// What bundles call the key that signed everything, where one is configured.
+fn sign_all(root: &Path, report: &PlatformsReport) -> Result<Option<String>> {
+    let session = Session::open(root).or_exit(Code::Configuration)?;
+    let Some(key) = key(&session)? else { return Ok(None) };
+    ::build::sign_platforms(report, session.folder(), &key).context("cannot sign the images")?;
+    Ok(Some(key.public().hint()?))
+}
+
+/// What runs on this machine: a workspace that is built for several platforms has one image of each service for it.
+///
+/// # Errors
+/// When the workspace is built for other platforms alone.
+pub(crate) fn own_session(root: &Path) -> Result<Session> {
+    let platforms = platforms(root, &[])?;
+    let own = Platform::of_this_machine();
+    match (platforms.as_slice(), own) {
+        ([], _) => Session::open(root),
+        ([one], Some(own)) if *one == own => Session::open_platform(root, own),
+        (several, Some(own)) if several.contains(&own) => Session::open_listed(root, own),
+        _ => {
+            let own = own.map_or_else(|| std::env::consts::ARCH.to_owned(), |own| own.to_string());
+            bail!(
+                "a release is for the machine that it is made on ({own}), and `build.platforms` in {} does not name that; next: add it \
+                 there, or `cargo xtask push`, which sends all platforms to a registry",
+                Settings::FILE
+            )
+        }
+    }
 }
 
 /// What was built.
@@ -139,22 +182,44 @@ fn prune(session: &Session, root: &Path, interrupted: &AtomicBool) {
 
 /// Builds twice and compares; images that differ end the program with 14.
 fn verify(root: &Path, session: &mut Session, flags: &flags::Build) -> Result<()> {
+    let verification = verified(root, flags, |request| Ok(session.verify(request, flags.keep)?.1))?;
+    render::verification(&verification, flags.json)?;
+    require_same(verification.differing().map(str::to_owned).collect())
+}
+
+/// The same for each of several platforms.
+fn verify_all(root: &Path, all: &mut Platforms, flags: &flags::Build) -> Result<()> {
+    let verifications = verified(root, flags, |request| all.verify(request, flags.keep))?;
+    render::verifications(&verifications, flags.json)?;
+    let of = |(platform, verification): (&String, &Verification)| {
+        verification.differing().map(|name| format!("{name} ({platform})")).collect::<Vec<_>>()
+    };
+    require_same(verifications.iter().flat_map(of).collect())
+}
+
+fn verified<T>(
+    root: &Path,
+    flags: &flags::Build,
+    verify: impl FnOnce(&Request<'_>) -> Result<T>,
+) -> Result<T> {
     let program = std::env::current_exe().context("cannot find this program itself")?;
     let interrupted = super::interruption()?;
     let progress = Progress::new();
-    let request = Request {
+    let verified = verify(&Request {
         program: &program,
         root,
         commit: None,
+        epoch: None,
+        platform: None,
         services: &flags.services,
         reporter: &progress,
         interrupted: &interrupted,
-    };
-    let verified = session.verify(&request, flags.keep);
+    });
     progress.finish();
-    let (_, verification) = verified?;
-    render::verification(&verification, flags.json)?;
-    let differing: Vec<&str> = verification.differing().collect();
+    verified
+}
+
+fn require_same(differing: Vec<String>) -> Result<()> {
     if differing.is_empty() {
         return Ok(());
     }

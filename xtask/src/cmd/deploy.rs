@@ -3,7 +3,6 @@
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
-use ::build::Session;
 use anyhow::{Context, Result};
 use deploy::{EnvironmentFile, Launcher, Outcome, Progress, Site};
 use release::Release;
@@ -48,7 +47,7 @@ fn release(root: &Path, flags: &flags::Deploy, interrupted: &AtomicBool) -> Resu
     if let Some(path) = &flags.release {
         return Release::load(path).or_exit(Code::Configuration);
     }
-    let mut session = Session::open(root).or_exit(Code::Configuration)?;
+    let mut session = super::build::own_session(root).or_exit(Code::Configuration)?;
     Ok(manifest::release(&super::build::images(&mut session, &[], interrupted)?.report))
 }
 

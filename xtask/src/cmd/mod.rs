@@ -25,22 +25,28 @@ pub(crate) mod verify;
 pub(crate) use test::Files as TestFiles;
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context, Result};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
-use signal_hook::flag;
+use signal_hook::iterator::Signals;
 
 use crate::exit::Code;
 
-/// A flag that the first Ctrl-C (or SIGTERM, or the end of the terminal) raises; the second one ends the program at once.
+/// A flag that the first Ctrl-C (or SIGTERM, or the end of the terminal) raises; the second one ends the program at once, and what it
+/// runs with it.
 fn interruption() -> Result<Arc<AtomicBool>> {
     let raised = Arc::new(AtomicBool::new(false));
-    for signal in [SIGINT, SIGTERM, SIGHUP] {
-        flag::register_conditional_shutdown(signal, Code::Interrupted as i32, Arc::clone(&raised))
-            .and_then(|_| flag::register(signal, Arc::clone(&raised)))
-            .context("cannot listen for signals")?;
-    }
+    let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP]).context("cannot listen for signals")?;
+    let flag = Arc::clone(&raised);
+    std::thread::spawn(move || {
+        for _ in signals.forever() {
+            if flag.swap(true, Ordering::SeqCst) {
+                stdx::kill_tied();
+                std::process::exit(Code::Interrupted as i32);
+            }
+        }
+    });
     Ok(raised)
 }
 

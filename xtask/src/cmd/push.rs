@@ -1,6 +1,7 @@
 //! `cargo xtask push`: build, look what the registry has, send the rest, tag.
 
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -9,6 +10,8 @@ use ::build::{BuiltService, Session};
 use anyhow::{Context, Result, bail};
 use oci::Layout;
 use registry::{Push, Reference, Registry};
+use stdx::Digest;
+use workspace::Platform;
 
 use crate::exit::{Code, ResultExt};
 use crate::flags;
@@ -16,36 +19,35 @@ use crate::render::{self, PlannedPush, PushedImage, TransferProgress};
 
 pub(crate) fn run(flags: &flags::Push) -> Result<()> {
     let root = super::workspace_root().or_exit(Code::Configuration)?;
-    let mut session = Session::open(&root).or_exit(Code::Configuration)?;
+    let session = Session::open(&root).or_exit(Code::Configuration)?;
     let interrupted = super::interruption()?;
-    let report = super::build::images(&mut session, &flags.services, &interrupted)?.report;
-    let named = |service: &BuiltService| targets(&session, service, flags);
-    let targets =
-        report.services.iter().map(named).collect::<Result<Vec<_>>>().or_exit(Code::Configuration)?;
+    let Made { layout, images: made } = make(&root, flags, &interrupted)?;
+    let named = |(service, _): &(BuiltService, Digest)| targets(&session, service, flags);
+    let targets = made.iter().map(named).collect::<Result<Vec<_>>>().or_exit(Code::Configuration)?;
     end_when(interrupted);
-    let layout = Layout::open(&report.layout)?;
+    let layout = Layout::open(&layout)?;
     let mut registries = Registries::default();
     if flags.dry_run {
         let mut plans = Vec::new();
-        for (service, to) in report.services.iter().zip(&targets) {
-            let plan = to.push(registries.at(&to.reference.host)?, &layout, service).plan()?;
-            let (service, reference, tags) = (service.name.clone(), to.by_digest(service), to.tags.clone());
+        for ((service, image), to) in made.iter().zip(&targets) {
+            let plan = to.push(registries.at(&to.reference.host)?, &layout, image).plan()?;
+            let (service, reference, tags) = (service.name.clone(), to.by_digest(image), to.tags.clone());
             plans.push(PlannedPush { service, reference, tags, plan });
         }
         return render::push_plan(&plans, flags.json);
     }
     let progress = TransferProgress::new();
     let mut images = Vec::new();
-    for (service, to) in report.services.iter().zip(&targets) {
+    for ((service, image), to) in made.iter().zip(&targets) {
         let started = Instant::now();
         progress.begin(&to.reference.name());
-        let pushed = to.push(registries.at(&to.reference.host)?, &layout, service).run(&progress);
+        let pushed = to.push(registries.at(&to.reference.host)?, &layout, image).run(&progress);
         let pushed = pushed.with_context(|| format!("cannot push {}", to.reference.name()));
         if pushed.is_err() {
             progress.finish();
         }
         let elapsed_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
-        let (reference, tags) = (to.by_digest(service), to.tags.clone());
+        let (reference, tags) = (to.by_digest(image), to.tags.clone());
         images.push(PushedImage {
             service: service.name.clone(),
             reference,
@@ -56,6 +58,44 @@ pub(crate) fn run(flags: &flags::Push) -> Result<()> {
     }
     progress.finish();
     render::pushed(&images, flags.json)
+}
+
+/// What is to be sent.
+struct Made {
+    /// Folder of the layout.
+    layout: PathBuf,
+    /// Each service, and its image, or the index of its images.
+    images: Vec<(BuiltService, Digest)>,
+}
+
+/// Builds what is sent: from the sources, and signed where there is a key.
+fn make(root: &Path, flags: &flags::Push, interrupted: &AtomicBool) -> Result<Made> {
+    let platforms = super::build::platforms(root, &flags.platform).or_exit(Code::Configuration)?;
+    let mut session = match platforms.as_slice() {
+        [] => Session::open(root).or_exit(Code::Configuration)?,
+        [one] => Session::open_platform(root, *one).or_exit(Code::Configuration)?,
+        several => return make_indexes(root, several, &flags.services, interrupted),
+    };
+    let report = super::build::images(&mut session, &flags.services, interrupted)?.report;
+    let images = report.services.into_iter().map(|service| (service.clone(), service.image));
+    Ok(Made { layout: report.layout, images: images.collect() })
+}
+
+fn make_indexes(
+    root: &Path,
+    platforms: &[Platform],
+    services: &[String],
+    interrupted: &AtomicBool,
+) -> Result<Made> {
+    let built = super::build::indexes(root, platforms, services, interrupted)?;
+    let report = built.platforms.into_values().next().context("several platforms give several reports")?;
+    let index = |service: BuiltService| {
+        let found = built.indexes.iter().find(|index| index.name == service.name);
+        let found = found.with_context(|| format!("there is no index of {}", service.name))?;
+        Ok((service, found.index))
+    };
+    let images = report.services.into_iter().map(index).collect::<Result<_>>()?;
+    Ok(Made { layout: report.layout, images })
 }
 
 /// Where an image goes.
@@ -79,12 +119,12 @@ impl Registries {
 }
 
 impl Target {
-    fn push<'a>(&'a self, registry: &'a Registry, layout: &'a Layout, service: &'a BuiltService) -> Push<'a> {
-        Push { registry, layout, image: &service.image, to: &self.reference, tags: &self.tags }
+    fn push<'a>(&'a self, registry: &'a Registry, layout: &'a Layout, image: &'a Digest) -> Push<'a> {
+        Push { registry, layout, image, to: &self.reference, tags: &self.tags }
     }
 
-    fn by_digest(&self, service: &BuiltService) -> Reference {
-        Reference { digest: Some(service.image), ..self.reference.clone() }
+    fn by_digest(&self, image: &Digest) -> Reference {
+        Reference { digest: Some(*image), ..self.reference.clone() }
     }
 }
 

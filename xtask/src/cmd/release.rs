@@ -2,7 +2,6 @@
 
 use std::path::{Path, PathBuf};
 
-use ::build::Session;
 use anyhow::Result;
 use release::Release;
 
@@ -18,7 +17,7 @@ pub(crate) fn run(flags: &flags::Release) -> Result<()> {
 
 fn create(flags: &flags::ReleaseCreate) -> Result<()> {
     let root = super::workspace_root().or_exit(Code::Configuration)?;
-    let mut session = Session::open(&root).or_exit(Code::Configuration)?;
+    let mut session = super::build::own_session(&root).or_exit(Code::Configuration)?;
     let report = super::build::images(&mut session, &[], &*super::interruption()?)?.report;
     let release = manifest::release(&report);
     let path = flags.output.clone().map_or_else(|| default_path(&root), Ok)?;

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use stdx::Digest;
 use supply::{Check, Outcome};
 
+use super::verify::explained;
 use super::{document, plain, print};
 use crate::cmd::verify::{Judged, Rebuilt};
 
@@ -42,8 +43,12 @@ pub(crate) fn verified(
         let Some(rebuilt) = &one.rebuilt else { continue };
         let outcome = if rebuilt.is_same() { "ok" } else { "DIFFERS" };
         writeln!(text, "  {:<14}  {outcome:<7}  {} gave {}", "rebuild", rebuilt.revision, rebuilt.found)?;
-        for difference in &rebuilt.differences {
-            writeln!(text, "    {}", plain(difference))?;
+        if let Some(difference) = &rebuilt.difference {
+            let lines = explained(&rebuilt.service, difference);
+            lines.lines().try_for_each(|line| writeln!(text, "    {}", plain(line)))?;
+        }
+        for other in &rebuilt.others {
+            writeln!(text, "    {}", plain(other))?;
         }
     }
     print(&text)
@@ -67,8 +72,15 @@ fn platform(one: &Judged) -> Value {
 }
 
 fn rebuilt(rebuilt: &Rebuilt) -> Value {
-    let Rebuilt { revision, found, differences, .. } = rebuilt;
-    json!({ "revision": revision, "image": found, "same": rebuilt.is_same(), "differences": differences })
+    let Rebuilt { revision, found, difference, others, circumstances, .. } = rebuilt;
+    json!({
+        "revision": revision,
+        "image": found,
+        "same": rebuilt.is_same(),
+        "difference": difference,
+        "differences": others,
+        "circumstances": circumstances,
+    })
 }
 
 /// Prints where a new key pair is.

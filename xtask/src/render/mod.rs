@@ -40,7 +40,7 @@ pub(crate) use test::{
     test_plan_summary, test_report,
 };
 pub(crate) use transfer::{PlannedPush, PushedImage, TransferProgress, pulled, push_plan, pushed};
-pub(crate) use verify::verification;
+pub(crate) use verify::{verification, verifications};
 
 /// Prints a plan, and of each action whether its result is there already.
 pub(crate) fn plan(loaded: &Loaded, explained: Option<&[Action]>, as_json: bool) -> Result<()> {

@@ -1,9 +1,11 @@
 //! What comparing two builds gave.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use ::build::{Difference, Verification};
 use anyhow::Result;
+use serde_json::json;
 
 use super::table::Table;
 use super::{document, print, seconds};
@@ -13,6 +15,19 @@ pub(crate) fn verification(verification: &Verification, as_json: bool) -> Result
     if as_json {
         return document("slipway.build-verify/1", serde_json::to_value(verification)?);
     }
+    print(&text(verification)?)
+}
+
+/// Prints the same for each platform.
+pub(crate) fn verifications(verifications: &BTreeMap<String, Verification>, as_json: bool) -> Result<()> {
+    if as_json {
+        return document("slipway.build-verify-platforms/1", json!({ "platforms": verifications }));
+    }
+    let of = |(platform, verification)| Ok(format!("{platform}\n{}", text(verification)?));
+    print(&verifications.iter().map(of).collect::<Result<Vec<_>>>()?.join("\n"))
+}
+
+fn text(verification: &Verification) -> Result<String> {
     let mut settings = Table::new(["circumstance", "first build", "second build", ""]);
     for circumstance in &verification.circumstances {
         let note = circumstance.note.clone().unwrap_or_default();
@@ -33,10 +48,11 @@ pub(crate) fn verification(verification: &Verification, as_json: bool) -> Result
     }
     let outcome = if verification.is_reproducible { "reproducible" } else { "NOT reproducible" };
     writeln!(text, "{outcome}: built twice, the second time in {} s", seconds(verification.elapsed_ms))?;
-    print(&text)
+    Ok(text)
 }
 
-fn explained(service: &str, difference: &Difference) -> String {
+/// A difference in words, several lines.
+pub(super) fn explained(service: &str, difference: &Difference) -> String {
     let package = difference.package.as_deref().unwrap_or("no package that could be told");
     let evidence = difference.evidence.as_ref().map(|text| format!(" ({text})")).unwrap_or_default();
     let kind = serde_json::to_value(difference.kind).unwrap_or_default();

@@ -10,7 +10,7 @@ use oci::Layout;
 use serde_json::{Value, json};
 use stdx::Digest;
 
-use crate::support::{Fixture, is_required, wait_for};
+use crate::support::{Fixture, digests, is_required, wait_for};
 
 const SETTINGS: &str =
     "image: { vendor: Example Ltd }\nsigning: { key: { file: slipway.key }, public_key: slipway.pub }\n";
@@ -258,10 +258,43 @@ fn the_commit_is_built_again_elsewhere_and_gives_the_same_digest() {
     let run = fixture.run(&["verify", "hello", "--rebuild"]);
     run.fails(14, &["hello was not reproduced"]);
     assert!(
-        run.stdout.contains("DIFFERS") && run.stdout.contains("layer `slipway: binary`"),
+        ["DIFFERS", "hello differs in", "first differing package: hello@", "section: ", "kind: time"]
+            .iter()
+            .all(|text| run.stdout.contains(text)),
         "{}",
         run.stdout
     );
+}
+
+/// What the provenance of the image names as parts of the toolchain, by digest or version.
+fn toolchain(fixture: &Fixture) -> std::collections::BTreeMap<String, String> {
+    let folder = fixture.path("target/slipway/provenance");
+    let path = fs::read_dir(folder).unwrap().next().unwrap().unwrap().path();
+    let document: Value = serde_json::from_slice(&fs::read(path).unwrap()).unwrap();
+    let resources = document["predicate"]["buildDefinition"]["resolvedDependencies"].as_array().unwrap();
+    let part = |resource: &Value| {
+        let name = resource["uri"].as_str()?.strip_prefix("urn:slipway:toolchain:")?.to_owned();
+        let (digest, version) = (&resource["digest"]["sha256"], &resource["annotations"]["version"]);
+        Some((name, digest.as_str().or(version.as_str()).unwrap().to_owned()))
+    };
+    resources.iter().filter_map(part).collect()
+}
+
+#[test]
+fn the_provenance_names_the_toolchain_by_digest() {
+    let mut fixture = workspace();
+    fixture.write("slipway.yaml", "");
+    let (before, first) = (fixture.json(&["build"]), toolchain(&fixture));
+    for name in ["std", "rustc.driver", "linker.digest", "linker.driver.digest", "cc.digest", "libc.libc.a"] {
+        assert_eq!(first[name].len(), 64, "{name}: {first:?}");
+    }
+    let program = fixture.program("cc", "exec /usr/bin/cc \"$@\"");
+    let path = std::env::var("PATH").unwrap();
+    fixture.env("PATH", &format!("{}:{path}", program.parent().unwrap().display()));
+    let (after, second) = (fixture.json(&["build"]), toolchain(&fixture));
+    assert_ne!(first["linker.driver.digest"], second["linker.driver.digest"]);
+    assert_eq!(first["linker.digest"], second["linker.digest"]);
+    assert_eq!(digests(&before), digests(&after));
 }
 
 #[test]
@@ -287,6 +320,22 @@ fn an_index_is_signed_and_so_is_each_image_that_it_lists() {
     for one in platforms {
         assert_eq!((outcomes(one).len(), &one["rebuilt"]["same"]), (4, &json!(true)), "{one}");
     }
+    // A release is for this machine, and takes the name of the index for nothing else.
+    let release = fixture.json(&["release", "create"]);
+    let own = if cfg!(target_arch = "aarch64") { 1 } else { 0 };
+    assert_eq!(release["release"]["services"]["hello"]["image"], platforms[own]["image"]);
+    assert_eq!(image(&fixture).to_string(), verified["image"].as_str().unwrap());
+    let both = fixture.json(&["build", "--verify"]);
+    assert_eq!(both["schema"], "slipway.build-verify-platforms/1");
+    for (at, platform) in ["linux/amd64", "linux/arm64"].iter().enumerate() {
+        let one = &both["platforms"][platform];
+        assert_eq!(
+            (&one["is_reproducible"], &one["services"][0]["second"]),
+            (&json!(true), &platforms[at]["image"])
+        );
+    }
+    fixture.write("slipway.yaml", "build: { platforms: [linux/s390x] }\n");
+    fixture.run(&["release", "create"]).fails(3, &["`build.platforms`", "cargo xtask push"]);
 }
 
 #[test]

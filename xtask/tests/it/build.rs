@@ -266,6 +266,32 @@ fn an_interruption_ends_the_compilers_too() {
     wait_for("the build script to end", gone);
 }
 
+#[test]
+fn a_second_signal_takes_what_runs_along() {
+    let mut fixture = Fixture::hello();
+    let started = fixture.path("started");
+    // A cargo that nothing but SIGKILL ends, with a process in another group.
+    let script = format!(
+        "case \"$*\" in *message-format*) ;; *) exec {} \"$@\" ;; esac\n\
+         trap '' INT TERM\nsetsid sleep 300 &\necho $! > {}\nwhile :; do sleep 1; done",
+        std::env::var("CARGO").unwrap(),
+        started.display()
+    );
+    let cargo = fixture.program("cargo", &script);
+    fixture.env("CARGO", cargo.to_str().unwrap());
+    let mut child = fixture.command(&["build"]).stderr(Stdio::null()).stdout(Stdio::null()).spawn().unwrap();
+    let sleep = wait_for("cargo", || fs::read_to_string(&started).ok()?.trim().parse::<i32>().ok());
+    let tool = Pid::from_child(&child);
+    kill_process(tool, Signal::INT).unwrap();
+    std::thread::sleep(std::time::Duration::from_millis(500));
+    assert_eq!(child.try_wait().unwrap(), None, "the first signal lets cargo end by itself");
+    assert!(test_kill_process(Pid::from_raw(sleep).unwrap()).is_ok());
+    kill_process(tool, Signal::TERM).unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+    let gone = || test_kill_process(Pid::from_raw(sleep).unwrap()).is_err().then_some(());
+    wait_for("what cargo started to end", gone);
+}
+
 /// A file system of 200 kB, where this user may mount one.
 #[test]
 fn a_full_disk_is_an_error_that_names_the_file_and_is_mended_by_room() {

@@ -193,6 +193,7 @@ fn each_changed_input_is_a_miss_and_is_named() {
     for check in [&app as &dyn Fn(&dyn Fn(&mut Fixture), &str), &dependencies] {
         check(&flags, "the flags of rustc changed: +--cfg +x");
         check(&another_toolchain, "the toolchain's rustc changed");
+        check(&another_linker, "the toolchain's linker.driver.digest changed");
         check(&another_version_of_a_dependency, "the lock file has itoa 1.0.9 instead of itoa 1.0.");
     }
     dependencies(
@@ -203,11 +204,18 @@ fn each_changed_input_is_a_miss_and_is_named() {
 
 /// A compiler that says of itself that it was made from another commit.
 fn another_toolchain(fixture: &mut Fixture) {
-    let text = "#!/bin/sh\nif [ \"$1\" = -vV ]; then rustc \"$@\" | sed 's/^commit-hash: ..../commit-hash: 0000/'; else exec rustc \"$@\"; fi\n";
-    fixture.write("other/rustc", text);
-    let path = fixture.path("other/rustc");
-    fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let text = "if [ \"$1\" = -vV ]; then rustc \"$@\" | sed 's/^commit-hash: ..../commit-hash: 0000/'; else exec rustc \"$@\"; fi\n";
+    let path = fixture.program("rustc", text);
     fixture.env("RUSTC", path.to_str().unwrap());
+}
+
+/// A C compiler with other bytes, which rustc links with.
+fn another_linker(fixture: &mut Fixture) {
+    let program = fixture.program("cc", "exec /usr/bin/cc \"$@\"");
+    let path = std::env::var("PATH").unwrap();
+    fixture.env("PATH", &format!("{}:{path}", program.parent().unwrap().display()));
+    // What build scripts compile C with stays the same.
+    fixture.env("CC", "/usr/bin/cc");
 }
 
 fn another_version_of_a_dependency(fixture: &mut Fixture) {

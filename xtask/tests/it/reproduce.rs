@@ -316,6 +316,8 @@ fn a_commit_is_built_again_whatever_the_work_tree_has_become() {
         program: Path::new(env!("CARGO_BIN_EXE_xtask")),
         root: &fixture.path(""),
         commit: report["git"]["revision"].as_str(),
+        epoch: None,
+        platform: None,
         services: &[],
         reporter: &Silent,
         interrupted: &AtomicBool::new(false),

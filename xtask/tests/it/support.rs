@@ -59,6 +59,15 @@ impl Fixture {
     }
 
     /// Adds the binary package `crates/<name>`; `manifest` follows its `[package]` table.
+    /// Writes a program for the shell into a folder of its own, and gives its path.
+    pub(crate) fn program(&self, name: &str, script: &str) -> PathBuf {
+        let path = format!("programs-{name}/{name}");
+        self.write(&path, &format!("#!/bin/sh\n{script}\n"));
+        let path = self.path(&path);
+        fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        path
+    }
+
     pub(crate) fn package(&self, name: &str, manifest: &str, main: &str) {
         self.manifest(name, manifest);
         self.write(&format!("crates/{name}/src/main.rs"), main);

@@ -10,7 +10,7 @@ use stdx::Digest;
 use workspace::Linkage;
 
 use crate::compile::Compiled;
-use crate::documents::{self, Documents};
+use crate::documents::Documents;
 use crate::event::{Event, Reporter};
 use crate::pack::Packer;
 use crate::plan::ServicePlan;
@@ -43,7 +43,7 @@ pub(crate) fn assemble(
         glibc: loaded.runtime.iter().find_map(|path| sbom::glibc_version(path)),
         created: loaded.created,
         vendor: loaded.workspace.settings.image.vendor.clone(),
-        tools: documents::tools(loaded)?,
+        tools: loaded.toolchain_identity().clone(),
     };
     let platform = loaded.plan.platform.as_deref();
     let one = |service: &ServicePlan| {

@@ -12,6 +12,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use cargo_metadata::{Artifact, Message, PackageId, TargetKind};
 use rustix::process::{Pid, Signal, kill_process_group};
+use stdx::Tied;
 use workspace::Unit;
 
 use crate::diagnostics::Diagnostics;
@@ -58,6 +59,7 @@ fn invoke(plan: &Plan, reporter: &dyn Reporter, interrupted: &AtomicBool) -> Res
     // A process group of its own, so that an interruption reaches the compilers too, once, and from here.
     let command = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
     let mut child = command.spawn().context("cannot start cargo")?;
+    let _tied = Tied::new(&child);
     let finished = AtomicBool::new(false);
     let group = Pid::from_child(&child);
     let (compiled, status) = thread::scope(|scope| {

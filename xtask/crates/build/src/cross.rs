@@ -107,7 +107,8 @@ fn has_libc(compiler: &Path) -> bool {
     printed.map_or(true, |path| Path::new(&path).is_absolute())
 }
 
-fn linker_variable(target: &str) -> String {
+/// The variable that tells Cargo the target's linker.
+pub(crate) fn linker_variable(target: &str) -> String {
     format!("CARGO_TARGET_{}_LINKER", target.to_uppercase().replace('-', "_"))
 }
 

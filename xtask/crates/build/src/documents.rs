@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use oci::Layout;
 use serde_json::{Value, json};
 use stdx::Digest;
@@ -92,20 +92,6 @@ impl Documents {
         }
         Ok(())
     }
-}
-
-/// What compiles and links, by version or digest.
-pub(crate) fn tools(loaded: &Loaded) -> Result<BTreeMap<String, String>> {
-    let toolchain = &loaded.toolchain;
-    let mut tools =
-        BTreeMap::from([("rustc".to_owned(), format!("{} ({})", toolchain.release, toolchain.commit))]);
-    for path in &loaded.runtime {
-        let Some(name) = path.file_name() else { continue };
-        let (digest, _) = Digest::of_reader(stdx::fs::open(path)?)
-            .with_context(|| format!("cannot read {}", path.display()))?;
-        tools.insert(name.to_string_lossy().into_owned(), digest.to_string());
-    }
-    Ok(tools)
 }
 
 /// What somebody who asks for the build chooses.

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use stdx::{Cmd, Digest};
 use workspace::CargoConfig;
 
+use crate::cross;
 use crate::fresh::Stamp;
 use crate::toolchain::Toolchain;
 
@@ -29,10 +30,25 @@ pub(crate) struct Places<'a> {
     pub(crate) root: &'a Path,
     pub(crate) toolchain: &'a Toolchain,
     pub(crate) cargo: &'a CargoConfig,
+    /// Variables that the build sets: the linker and the C compiler of another processor are among them.
+    pub(crate) env: &'a BTreeMap<String, Option<String>>,
     /// Objects and archives of the C library.
     pub(crate) runtime: &'a BTreeSet<PathBuf>,
     /// The file that keeps what was found.
     pub(crate) memory: &'a Path,
+}
+
+impl Places<'_> {
+    /// What the build sets the variable to, or what this process has.
+    fn variable(&self, name: &str) -> Option<OsString> {
+        let set = self.env.get(name).cloned().flatten().map(OsString::from);
+        set.or_else(|| std::env::var_os(name)).filter(|value| !value.is_empty())
+    }
+
+    fn chosen_linker(&self) -> Option<PathBuf> {
+        let variable = cross::linker_variable(&self.cargo.target);
+        self.cargo.linker.clone().or_else(|| self.env.get(&variable)?.clone().map(PathBuf::from))
+    }
 }
 
 /// What is kept from one time to the next.
@@ -107,8 +123,9 @@ impl Identity {
     fn linker(&mut self, places: &Places<'_>, memory: &mut Memory) {
         let linker = match link_args(places, memory).and_then(|args| parse_linker(&args, &ask)) {
             Ok(linker) => linker,
-            Err(error) => {
-                self.facts.insert("linker".to_owned(), format!("unknown: {error:#}"));
+            Err(_) => {
+                // Why is no fact: it would carry paths of this machine into keys and documents.
+                self.facts.insert("linker".to_owned(), "unknown".to_owned());
                 return;
             }
         };
@@ -127,7 +144,7 @@ impl Identity {
             "TARGET_CC".to_owned(),
             "CC".to_owned(),
         ];
-        let set = names.iter().find_map(|name| std::env::var_os(name).filter(|value| !value.is_empty()));
+        let set = names.iter().find_map(|name| places.variable(name));
         let Some(compiler) = which(&set.unwrap_or_else(|| "cc".into())) else {
             self.facts.insert("cc".to_owned(), "absent".to_owned());
             return;
@@ -143,9 +160,11 @@ impl Identity {
 
     fn add_program(&mut self, name: &str, role: &str, program: &Path, speaker: &Path, memory: &mut Memory) {
         let Some(digest) = self.add(role, program, memory) else {
-            self.facts.insert(name.to_owned(), format!("absent: {}", program.display()));
+            self.facts.insert(name.to_owned(), "absent".to_owned());
             return;
         };
+        // Compilers put the name that they were called by first: a link to one must not seem another one.
+        let speaker = speaker.canonicalize().unwrap_or_else(|_| speaker.to_owned());
         let version = memory.versions.entry(digest).or_insert_with(|| {
             let said = Cmd::new(speaker).arg("--version").read().unwrap_or_default();
             said.lines().next().unwrap_or("of an unknown version").to_owned()
@@ -200,8 +219,8 @@ fn link_args(places: &Places<'_>, memory: &mut Memory) -> Result<String> {
     let flags = places.cargo.image_rustflags();
     let path = std::env::var("PATH").unwrap_or_default();
     let Toolchain { release, commit, .. } = places.toolchain;
-    let key =
-        format!("{release} {commit} {} {flags:?} {:?} {path}", places.cargo.target, places.cargo.linker);
+    let linker = places.chosen_linker();
+    let key = format!("{release} {commit} {} {flags:?} {linker:?} {path}", places.cargo.target);
     if let Some(args) = memory.link_args.get(&key) {
         return Ok(args.clone());
     }
@@ -210,7 +229,7 @@ fn link_args(places: &Places<'_>, memory: &mut Memory) -> Result<String> {
     std::fs::write(&source, "fn main() {}\n").context("cannot write a program that does nothing")?;
     let mut cmd = rustc(places.root).args(["--print=link-args", "--crate-name=probe", "--target"]);
     cmd = cmd.arg(&places.cargo.target).args(flags).arg("-o").arg(folder.path().join("probe")).arg(source);
-    if let Some(linker) = &places.cargo.linker {
+    if let Some(linker) = linker {
         let mut flag = OsString::from("-Clinker=");
         flag.push(linker);
         cmd = cmd.arg(flag);

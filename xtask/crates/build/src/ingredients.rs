@@ -8,7 +8,6 @@ use anyhow::{Context, Result};
 use cargo_metadata::{Package, PackageId};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use stdx::Cmd;
 
 use crate::action::{Parts, Sort};
 use crate::fresh::{Inputs, variable, walk_sources};
@@ -19,7 +18,7 @@ use crate::sbom;
 use crate::session::Loaded;
 
 /// To be raised when the same parts come to mean another result.
-const FORMAT: &str = "1";
+const FORMAT: &str = "2";
 /// What stands for the workspace's folder in names that other machines read.
 const WORKSPACE: &str = "{workspace}";
 
@@ -84,13 +83,13 @@ pub(crate) struct Ingredients<'a> {
 
 impl<'a> Ingredients<'a> {
     /// Looks at what all actions have in common.
-    pub(crate) fn new(loaded: &'a Loaded, graph: &'a Graph, inputs: &Inputs) -> Result<Ingredients<'a>> {
+    pub(crate) fn new(loaded: &'a Loaded, graph: &'a Graph) -> Result<Ingredients<'a>> {
         let packages =
             loaded.workspace.metadata.packages.iter().map(|package| (&package.id, package)).collect();
         let checksums = sbom::checksums(&loaded.lock)?;
         let common = Parts::default();
         let mut found = Ingredients { loaded, graph, packages, checksums, common };
-        found.common = found.common(inputs)?;
+        found.common = found.common()?;
         Ok(found)
     }
 
@@ -203,19 +202,14 @@ impl<'a> Ingredients<'a> {
         declared.files.iter().map(|name| self.path(name)).collect()
     }
 
-    fn common(&self, inputs: &Inputs) -> Result<Parts> {
+    fn common(&self) -> Result<Parts> {
         let (plan, cargo) = (&self.loaded.plan, &self.loaded.cargo);
         let mut parts = Parts::default();
         parts.add(Sort::Tool, "format", FORMAT);
         parts.add(Sort::Target, "target", &plan.target);
         parts.add(Sort::Profile, "name", &plan.profile);
-        for (name, value) in self.toolchain() {
+        for (name, value) in self.loaded.toolchain_identity() {
             parts.add(Sort::Toolchain, name, value);
-        }
-        for path in &self.loaded.runtime {
-            let name = path.file_name().unwrap_or_default().to_string_lossy();
-            let content = inputs.digest(path).map_or("missing".to_owned(), |digest| digest.to_string());
-            parts.add(Sort::Toolchain, name, content);
         }
         for (name, value) in &plan.env {
             let value = value.as_deref().unwrap_or_default();
@@ -237,14 +231,6 @@ impl<'a> Ingredients<'a> {
             parts.add_digest(Sort::Configuration, table, content);
         }
         Ok(parts)
-    }
-
-    fn toolchain(&self) -> BTreeMap<String, String> {
-        let toolchain = &self.loaded.toolchain;
-        let rustc = format!("{} ({})", toolchain.release, toolchain.commit);
-        let cc = Cmd::new("cc").arg("--version").read().unwrap_or_default();
-        let cc = cc.lines().next().unwrap_or("none").to_owned();
-        [("rustc".to_owned(), rustc), ("C compiler".to_owned(), cc)].into()
     }
 
     fn add_units(&self, units: &[&Unit], parts: &mut Parts) -> Result<()> {
@@ -419,6 +405,38 @@ mod tests {
         assert!(nearer.contains_key("env"));
         write("a/b/.cargo/config", "[env]\nX = \"2\"\n");
         assert_ne!(read()["env"], nearer["env"]);
+    }
+
+    #[test]
+    fn every_part_of_the_toolchain_is_a_part_of_every_result() {
+        let folder = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
+        std::fs::create_dir(folder.path().join("src")).unwrap();
+        write("Cargo.toml", "[package]\nname = \"app\"\nversion = \"1.0.0\"\nedition = \"2024\"\n");
+        write("Cargo.lock", "version = 4\n[[package]]\nname = \"app\"\nversion = \"1.0.0\"\n");
+        write("src/main.rs", "fn main() {}\n");
+        let session = crate::Session::open(folder.path()).unwrap();
+        let parts = |changed: Option<&str>| {
+            let mut loaded = session.plan(&[]).unwrap();
+            let mut identity = loaded.identity().clone();
+            if let Some(name) = changed {
+                identity.facts.insert(name.to_owned(), "other".to_owned()).expect(name);
+            }
+            loaded.identity = identity.into();
+            let graph = Graph::load(&loaded.plan, &folder.path().join("graph")).unwrap();
+            let ingredients = Ingredients::new(&loaded, &graph).unwrap();
+            ingredients.dependencies(&loaded.plan.services.iter().collect::<Vec<_>>()).unwrap()
+        };
+        let base = parts(None);
+        assert_eq!(base.digest().unwrap(), parts(None).digest().unwrap());
+        for name in
+            ["std", "rustc.driver", "linker.digest", "linker.driver.digest", "cc.digest", "libc.libc.a"]
+        {
+            let other = parts(Some(name));
+            assert_ne!(other.digest().unwrap(), base.digest().unwrap(), "{name}");
+            let difference = other.difference(&base).unwrap();
+            assert!(difference.starts_with(&format!("the toolchain's {name} changed")), "{difference}");
+        }
     }
 
     #[test]

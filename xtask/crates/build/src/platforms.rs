@@ -14,6 +14,7 @@ use workspace::Platform;
 
 use crate::event::Reporter;
 use crate::report::{BuildError, Report};
+use crate::reproduce::{Request, Verification};
 use crate::session::{Loaded, Naming, Session, elapsed_ms};
 
 /// A workspace whose images can be built for several platforms.
@@ -100,6 +101,24 @@ impl Platforms {
         }
         let indexes = indexes(&platforms).map_err(BuildError::Failed)?;
         Ok(PlatformsReport { indexes, platforms, elapsed_ms: elapsed_ms(self.started) })
+    }
+}
+
+impl Platforms {
+    /// As [`Session::verify`], for each platform; then indexes of what the first builds gave.
+    ///
+    /// # Errors
+    /// A [`BuildError`].
+    pub fn verify(&mut self, request: &Request<'_>, keep: bool) -> Result<BTreeMap<String, Verification>> {
+        self.plan(request.services).map_err(BuildError::Refused)?;
+        let (mut reports, mut verifications) = (BTreeMap::new(), BTreeMap::new());
+        for (platform, session) in &mut self.sessions {
+            let (report, verification) = session.verify(request, keep)?;
+            reports.insert(platform.clone(), report);
+            verifications.insert(platform.clone(), verification);
+        }
+        indexes(&reports).map_err(BuildError::Failed)?;
+        Ok(verifications)
     }
 }
 

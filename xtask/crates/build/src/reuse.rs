@@ -77,11 +77,10 @@ impl<'a> Reuse<'a> {
     pub(crate) fn new(
         loaded: &'a Loaded,
         graph: &'a Graph,
-        inputs: &Inputs,
         paths: &'a Paths,
         stores: &'a Layered,
     ) -> Result<Reuse<'a>> {
-        let ingredients = Ingredients::new(loaded, graph, inputs)?;
+        let ingredients = Ingredients::new(loaded, graph)?;
         Ok(Reuse {
             stores,
             plan: &loaded.plan,

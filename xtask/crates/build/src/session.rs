@@ -42,7 +42,7 @@ pub struct Session {
     git: Option<GitState>,
     reuse: Mode,
     started: Instant,
-    platform: Option<Platform>,
+    pub(crate) platform: Option<Platform>,
     naming: Naming,
 }
 
@@ -75,7 +75,7 @@ pub struct Loaded {
     pub(crate) names: Vec<String>,
     root: PathBuf,
     memory: PathBuf,
-    identity: OnceLock<Identity>,
+    pub(crate) identity: OnceLock<Identity>,
 }
 
 impl Loaded {
@@ -91,6 +91,7 @@ impl Loaded {
                 root: &self.root,
                 toolchain: &self.toolchain,
                 cargo: &self.cargo,
+                env: &self.plan.env,
                 runtime: &self.runtime,
                 memory: &self.memory,
             })
@@ -137,6 +138,11 @@ impl Session {
     /// Opens the workspace at `root` to build for `platform` instead of the configured target.
     pub fn open_platform(root: &Path, platform: Platform) -> Result<Session> {
         Session::open_as(root, Some(platform), Naming::Service)
+    }
+
+    /// The same, of a workspace whose images have no names of their own because an index lists them.
+    pub fn open_listed(root: &Path, platform: Platform) -> Result<Session> {
+        Session::open_as(root, Some(platform), Naming::InIndex)
     }
 
     pub(crate) fn open_as(root: &Path, platform: Option<Platform>, naming: Naming) -> Result<Session> {
@@ -241,6 +247,12 @@ impl Session {
         })
     }
 
+    /// As [`Session::plan`], where what Cargo left here can be of `revision`: the work tree is at it, without changes.
+    pub fn plan_at(&self, revision: &str, names: &[String]) -> Result<Option<Loaded>> {
+        let is_there = self.git.as_ref().is_some_and(|git| git.revision == revision && !git.dirty);
+        is_there.then(|| self.plan(names)).transpose()
+    }
+
     /// Takes results of the workspace as it is from the shared store into this machine's, where `dry_run` does not forbid it.
     pub fn pull_cache(&self, names: &[String], dry_run: bool, reporter: &dyn Reporter) -> Result<Vec<Moved>> {
         self.with_reuse(names, reporter, |reuse, inputs| reuse.pull(inputs, dry_run))
@@ -279,7 +291,7 @@ impl Session {
         let loaded = self.plan(names)?;
         let inputs = Inputs::take(self.sources(&loaded, names)?)?;
         let graph = Graph::load(&loaded.plan, &self.paths.graph())?;
-        let given = run(Reuse::new(&loaded, &graph, &inputs, &self.paths, &stores.layered)?, &inputs);
+        let given = run(Reuse::new(&loaded, &graph, &self.paths, &stores.layered)?, &inputs);
         stores.warn(reporter);
         given
     }
@@ -350,8 +362,7 @@ impl Session {
         let inputs = Inputs::take(self.sources(loaded, &loaded.names)?)?;
         let stores = self.stores()?;
         let graph = self.graph(loaded, reporter);
-        let reuse =
-            graph.as_ref().map(|graph| Reuse::new(loaded, graph, &inputs, &self.paths, &stores.layered));
+        let reuse = graph.as_ref().map(|graph| Reuse::new(loaded, graph, &self.paths, &stores.layered));
         let reuse = reuse.and_then(|reuse| unless_it_fails(reuse, reporter));
         let mut work = Work { session: self, loaded, reporter, interrupted, reuse, begun };
         let made = work.make(&mut state, &inputs)?;

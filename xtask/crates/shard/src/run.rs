@@ -17,7 +17,7 @@ use rustix::process::{
     Pid, Signal, WaitId, WaitIdOptions, kill_process_group, test_kill_process_group, waitid,
 };
 use serde::{Deserialize, Serialize};
-use stdx::Cmd;
+use stdx::{Cmd, Tied};
 
 use crate::Test;
 
@@ -205,6 +205,7 @@ impl Pool<'_> {
         let mut output = tempfile::tempfile().context("cannot make a temporary file")?;
         let started = Instant::now();
         let mut child = self.spawn(job, &output)?;
+        let tied = Tied::new(&child);
         let pid = child.id() as i32;
         let running = Running {
             test: job.test.clone(),
@@ -215,6 +216,7 @@ impl Pool<'_> {
         };
         self.lock().running.insert(pid, running);
         wait_without_reaping(&child);
+        drop(tied);
         // Only after this may the process id be given to another process, and nobody signals it any more.
         let running = self.lock().running.remove(&pid);
         let status = child.wait().with_context(|| format!("cannot wait for {}", job.test))?;

@@ -5,8 +5,10 @@ mod cmd;
 mod digest;
 pub mod fs;
 pub mod json;
+mod tied;
 pub mod time;
 pub mod yaml;
 
 pub use cmd::Cmd;
 pub use digest::{Digest, DigestWriter, ParseDigestError};
+pub use tied::{Tied, kill_tied};

@@ -52,6 +52,11 @@ impl Platform {
         parts.any(|part| part == "linux").then_some(Platform { architecture: found.0 })
     }
 
+    /// The platform that containers on this machine run on; `None` for a processor that no image is for.
+    pub fn of_this_machine() -> Option<Platform> {
+        Platform::of_target(&format!("{}-unknown-linux-gnu", std::env::consts::ARCH))
+    }
+
     /// The target triple to build with. `configured` is that of `build.target`: it is used where it makes this platform, and otherwise
     /// its C library is.
     pub fn target(&self, configured: Option<&str>) -> String {

@@ -64,10 +64,24 @@ impl Images {
             Some(release) => {
                 release.services.iter().map(|(name, service)| (name.clone(), service.image)).collect()
             }
-            None => layout.tags()?.into_iter().map(|tagged| (tagged.name, tagged.digest)).collect(),
+            None => built(&layout)?,
         };
         Ok(Some(Images { layout, digests }))
     }
+}
+
+/// All images that have a name, alone or in an index; those of an index are called by service and platform.
+fn built(layout: &Layout) -> Result<BTreeMap<String, Digest>> {
+    let mut digests = BTreeMap::new();
+    for tagged in layout.tags()? {
+        let images = layout.images(&tagged.digest)?;
+        let is_alone = images.iter().all(|one| one.image == tagged.digest);
+        digests.extend(images.into_iter().map(|one| match is_alone {
+            true => (tagged.name.clone(), one.image),
+            false => (format!("{} ({})", tagged.name, one.platform), one.image),
+        }));
+    }
+    Ok(digests)
 }
 
 /// Of a release what its SBOMs say; of the workspace what would be compiled now.

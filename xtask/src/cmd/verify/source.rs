@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use oci::{Layout, Referrer};
-use registry::{Manifest, Reference, Registry, Repository};
+use registry::{Manifest, Reference, Registry, Repository, Silent};
 use serde::Deserialize;
 use stdx::Digest;
 use supply::{Attached, BUNDLE, MAX_BUNDLE};
@@ -19,7 +19,7 @@ pub(crate) enum Source {
     /// In a folder.
     Layout { layout: Layout, image: Digest },
     /// In a registry.
-    Registry { repository: Repository, image: Manifest },
+    Registry { registry: Registry, reference: Reference, repository: Repository, image: Manifest },
 }
 
 /// The part of a manifest that says what it holds.
@@ -80,10 +80,11 @@ impl Source {
 
     fn in_registry(image: &str) -> Result<Source> {
         let reference: Reference = image.parse()?;
-        let repository = Registry::connect(&reference.host)?.repository(&reference.repository);
+        let registry = Registry::connect(&reference.host)?;
+        let repository = registry.repository(&reference.repository);
         let manifest = repository.manifest(&reference.selector())?;
         let image = manifest.with_context(|| format!("the registry has no {reference}"))?;
-        Ok(Source::Registry { repository, image })
+        Ok(Source::Registry { registry, reference, repository, image })
     }
 
     /// Digest of its manifest or index.
@@ -109,11 +110,16 @@ impl Source {
             let name = format!("{}/{}", platform.os, platform.architecture);
             let source = match self {
                 Source::Layout { layout, .. } => Source::Layout { layout: layout.clone(), image: digest },
-                Source::Registry { repository, .. } => {
+                Source::Registry { registry, reference, repository, .. } => {
                     let image = repository.manifest(&digest.to_string())?;
                     let image =
                         image.with_context(|| format!("the registry lists {digest} and does not have it"))?;
-                    Source::Registry { repository: repository.clone(), image }
+                    Source::Registry {
+                        registry: registry.clone(),
+                        reference: reference.clone(),
+                        repository: repository.clone(),
+                        image,
+                    }
                 }
             };
             Ok((crate::render::plain(&name), source))
@@ -125,7 +131,7 @@ impl Source {
     pub(crate) fn attached(&self) -> Result<Vec<Attached>> {
         let referrers = match self {
             Source::Layout { layout, image } => layout.referrers(image)?,
-            Source::Registry { repository, image } => repository.referrers(&image.digest)?,
+            Source::Registry { repository, image, .. } => repository.referrers(&image.digest)?,
         };
         let bundles: Vec<Referrer> =
             referrers.into_iter().filter(|one| one.artifact_type == BUNDLE).collect();
@@ -140,14 +146,16 @@ impl Source {
         Ok(bundles.into_iter().map(attached).collect())
     }
 
-    /// Digests of the image's layers, from the lowest.
-    pub(crate) fn layers(&self) -> Result<Vec<Digest>> {
-        let manifest = match self {
-            Source::Layout { layout, image } => layout.document(image)?,
-            Source::Registry { image, .. } => image.bytes.clone(),
-        };
-        let Layers { layers } = serde_json::from_slice(&manifest).context("the manifest is damaged")?;
-        Ok(layers.into_iter().map(|layer| layer.digest).collect())
+    /// The folder of a layout that has the image, which is fetched into `scratch` where it is in a registry.
+    pub(crate) fn in_layout(&self, scratch: &Path) -> Result<PathBuf> {
+        match self {
+            Source::Layout { layout, .. } => Ok(layout.root().to_owned()),
+            Source::Registry { registry, reference, image, .. } => {
+                let from = Reference { tag: None, digest: Some(image.digest), ..reference.clone() };
+                registry::pull_with(registry, &from, &Layout::create(scratch)?, &Silent)?;
+                Ok(scratch.to_owned())
+            }
+        }
     }
 
     fn content(&self, referrer: &Referrer) -> Result<Vec<u8>> {

@@ -22,7 +22,8 @@ use elf::SectionDifference;
 use rustix::process::Pid;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use stdx::{Cmd, Digest};
+use stdx::{Cmd, Digest, Tied};
+use workspace::{CargoConfig, Platform, Settings};
 
 pub use compare::ImageAt;
 pub use cure::Kind;
@@ -31,7 +32,7 @@ pub use setting::Circumstance;
 use crate::compile::interrupt_when_asked;
 use crate::event::{Event, Reporter};
 use crate::report::{BuildError, Report};
-use crate::session::{Loaded, Session, elapsed_ms};
+use crate::session::{Loaded, Naming, Session, elapsed_ms};
 use compare::Place;
 use made::{Culprit, Evidence, Made, Sides};
 use setting::{Here, Means, Places, Setting};
@@ -47,6 +48,10 @@ pub struct Request<'a> {
     pub root: &'a Path,
     /// The commit to build; the sources as they lie there where `None`.
     pub commit: Option<&'a str>,
+    /// The time that was fixed for the commit's build with `SOURCE_DATE_EPOCH`, where one was.
+    pub epoch: Option<&'a str>,
+    /// The platform to build for; what the sources ask for where `None`.
+    pub platform: Option<Platform>,
     /// Services to build; all where empty.
     pub services: &'a [String],
     /// Takes what happens.
@@ -66,7 +71,8 @@ pub struct Rebuilt {
     here: Here,
     places: Places,
     program: PathBuf,
-    services: Vec<String>,
+    /// What comes after `build` on the command line.
+    args: Vec<String>,
     folders: Folders,
 }
 
@@ -149,13 +155,16 @@ pub struct Difference {
 /// # Errors
 /// A [`BuildError`] where there is no room or the build fails.
 pub fn rebuild(request: &Request<'_>) -> Result<Rebuilt> {
-    let session = Session::open(request.root).map_err(refused)?;
-    let (places, folders) = prepare(request, &session).map_err(refused)?;
+    let (places, folders) = prepare(request).map_err(refused)?;
     let here = Here::observe(request.root, &workspace::target_dir(request.root)?)?;
-    let setting = setting::another(&here, &Means::probe(), &places);
-    let args =
-        ["build", "--json", "--unsigned"].into_iter().chain(request.services.iter().map(String::as_str));
-    let stdout = run(&setting.command(request.program, args), request)?;
+    let mut setting = setting::another(&here, &Means::probe(), &places);
+    if request.commit.is_some() {
+        setting.fix_time(request.epoch);
+    }
+    let args = args(request, &places.root).map_err(refused)?;
+    // Images are compared, and signatures never change them; the key may well not be in the copy.
+    let words = ["build", "--json", "--unsigned"].into_iter().chain(args.iter().map(String::as_str));
+    let stdout = run(&setting.command(request.program, words), request)?;
     Ok(Rebuilt {
         report: Report::from_document(&stdout)?,
         circumstances: setting.circumstances.clone(),
@@ -163,9 +172,25 @@ pub fn rebuild(request: &Request<'_>) -> Result<Rebuilt> {
         here,
         places,
         program: request.program.to_owned(),
-        services: request.services.to_vec(),
+        args,
         folders,
     })
+}
+
+/// What comes after `build`: the services, and the platform unless the copied sources are built for it anyway.
+fn args(request: &Request<'_>, copy: &Path) -> Result<Vec<String>> {
+    let mut args: Vec<String> = Vec::new();
+    if let Some(platform) = request.platform {
+        let settings = Settings::load(copy)?;
+        let usual = CargoConfig::load(copy, settings.build.target.as_deref())?.target;
+        let is_usual = settings.build.platforms.is_empty() && Platform::of_target(&usual) == Some(platform);
+        if request.commit.is_none() || !is_usual {
+            args.push(format!("--platform={platform}"));
+        }
+    }
+    args.push("--".to_owned());
+    args.extend(request.services.iter().cloned());
+    Ok(args)
 }
 
 /// A folder for this process. What processes that are gone left (killed, or with `--keep`) is removed.
@@ -181,7 +206,8 @@ fn own_folder(all: &Path) -> Result<PathBuf> {
 }
 
 /// Makes room, the copy of the sources, and a cargo home with the archives that the workspace needs.
-fn prepare(request: &Request<'_>, session: &Session) -> Result<(Places, Folders)> {
+fn prepare(request: &Request<'_>) -> Result<(Places, Folders)> {
+    let session = Session::open_as(request.root, request.platform, Naming::Service)?;
     let work = own_folder(&crate::output_folder(request.root)?.join("verify"))?;
     require_room(&session.build_dir(), &work, request.reporter)?;
     let sources = tempfile::Builder::new().prefix("slipway-verify-").tempdir();
@@ -256,6 +282,7 @@ fn run(cmd: &Cmd, request: &Request<'_>) -> Result<String> {
     let mut command = cmd.to_std()?;
     let command = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).process_group(0);
     let mut child = command.spawn().with_context(|| format!("cannot run {cmd}"))?;
+    let _tied = Tied::new(&child);
     let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
     let finished = AtomicBool::new(false);
     let group = Pid::from_child(&child);
@@ -305,7 +332,7 @@ impl Session {
         let report = self.build(request.services, request.reporter, request.interrupted)?;
         let started = Instant::now();
         request.reporter.event(Event::Diagnostic("verify: building again in another setting".to_owned()));
-        let mut rebuilt = rebuild(request)?;
+        let mut rebuilt = rebuild(&Request { platform: self.platform, ..*request })?;
         rebuilt.folders.is_kept = keep;
         let loaded = self.plan(request.services)?;
         let first: BTreeMap<&str, ImageAt<'_>> = report
@@ -367,8 +394,7 @@ impl Rebuilt {
     fn made(&self, loaded: &Loaded) -> Result<Makings> {
         let plan = &loaded.plan;
         let first = made::made(&plan.command(), &plan.build_dir.join(&plan.target))?;
-        let args =
-            ["build", "--dry-run", "--json"].into_iter().chain(self.services.iter().map(String::as_str));
+        let args = ["build", "--dry-run", "--json"].into_iter().chain(self.args.iter().map(String::as_str));
         let other: Value = serde_json::from_str(&self.setting.command(&self.program, args).read()?)?;
         let texts = |key: &str| {
             let values = other[key].as_array().into_iter().flatten();

@@ -195,6 +195,11 @@ impl Setting {
         cmd
     }
 
+    /// Fixes the time that build scripts are told and images carry, whatever this process has for it.
+    pub(crate) fn fix_time(&mut self, epoch: Option<&str>) {
+        self.env.insert("SOURCE_DATE_EPOCH".into(), epoch.map(OsString::from));
+    }
+
     fn set(&mut self, name: &str, value: impl Into<OsString>) {
         self.env.insert(name.into(), Some(value.into()));
     }
