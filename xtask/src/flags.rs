@@ -728,7 +728,7 @@ Examples:
   cargo xtask verify api                          the image that was built here
   cargo xtask verify api --key release.pub        by this key instead of `signing.public_key` in slipway.yaml
   cargo xtask verify api --release v1.json        and it must be the one that the release names
-  cargo xtask verify registry.example.com/team/api:1.2.3
+  cargo xtask verify registry.example.com/team/api:1.2.3 --service api
   cargo xtask verify dist/images:api              an OCI image layout, and a name in it
   cargo xtask verify api --rebuild                build it again and compare")]
 pub(crate) struct Verify {
@@ -737,6 +737,9 @@ pub(crate) struct Verify {
     /// The public key [default: `signing.public_key` in slipway.yaml]
     #[arg(long, value_name = "FILE")]
     pub(crate) key: Option<PathBuf>,
+    /// The service that it must be [default: IMAGE where that is a service's name, or any]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) service: Option<String>,
     /// The builder that provenance must name [default: `signing.builder` in slipway.yaml, or any]
     #[arg(long, value_name = "URI")]
     pub(crate) builder: Option<String>,

@@ -7,7 +7,7 @@ use ::build::{BuildError, Platforms, PlatformsReport, Report, Request, Session, 
 use anyhow::{Context, Result, bail};
 use oci::Layout;
 use supply::SigningKey;
-use workspace::{Platform, Settings};
+use workspace::{KeySource, Platform, Settings};
 
 use crate::docker::Engine;
 use crate::exit::{Code, ResultExt};
@@ -184,7 +184,7 @@ fn prune(session: &Session, root: &Path, interrupted: &AtomicBool) {
 fn verify(root: &Path, session: &mut Session, flags: &flags::Build) -> Result<()> {
     let verification = verified(root, flags, |request| Ok(session.verify(request, flags.keep)?.1))?;
     render::verification(&verification, flags.json)?;
-    require_same(verification.differing().map(str::to_owned).collect())
+    require_same(&verification.differing().map(str::to_owned).collect::<Vec<_>>())
 }
 
 /// The same for each of several platforms.
@@ -194,7 +194,7 @@ fn verify_all(root: &Path, all: &mut Platforms, flags: &flags::Build) -> Result<
     let of = |(platform, verification): (&String, &Verification)| {
         verification.differing().map(|name| format!("{name} ({platform})")).collect::<Vec<_>>()
     };
-    require_same(verifications.iter().flat_map(of).collect())
+    require_same(&verifications.iter().flat_map(of).collect::<Vec<_>>())
 }
 
 fn verified<T>(
@@ -203,6 +203,7 @@ fn verified<T>(
     verify: impl FnOnce(&Request<'_>) -> Result<T>,
 ) -> Result<T> {
     let program = std::env::current_exe().context("cannot find this program itself")?;
+    let settings = Settings::load(root).or_exit(Code::Configuration)?;
     let interrupted = super::interruption()?;
     let progress = Progress::new();
     let verified = verify(&Request {
@@ -212,6 +213,7 @@ fn verified<T>(
         epoch: None,
         platform: None,
         services: &flags.services,
+        secret: settings.signing.key.as_ref().and_then(KeySource::variable),
         reporter: &progress,
         interrupted: &interrupted,
     });
@@ -219,7 +221,7 @@ fn verified<T>(
     verified
 }
 
-fn require_same(differing: Vec<String>) -> Result<()> {
+fn require_same(differing: &[String]) -> Result<()> {
     if differing.is_empty() {
         return Ok(());
     }

@@ -1,15 +1,19 @@
 //! `cargo xtask cache`: what is kept of earlier builds, and where.
 
+use std::fs::File;
+use std::io::Read;
+
 use ::build::Session;
 use ::cache::Mode;
 use anyhow::{Result, anyhow};
+use serde_json::Value;
 
 use crate::exit::{Code, ResultExt};
 use crate::flags::{self, CacheCommand};
 use crate::render::{self, Progress};
 
-/// Events in which a run on GitHub builds what somebody proposes, or what a person started on a branch of theirs.
-const TRUSTED_EVENTS: [&str; 2] = ["push", "schedule"];
+/// GitHub's documents about events have at most 25 MB.
+const MAX_EVENT: u64 = 25 << 20;
 
 pub(crate) fn run(flags: &flags::Cache) -> Result<()> {
     let root = super::workspace_root().or_exit(Code::Configuration)?;
@@ -61,9 +65,27 @@ fn choose(asked: Option<Mode>, env: &dyn Fn(&str) -> Option<String>) -> Result<M
         (None, None) => Mode::default(),
     };
     let is_on_github = env("GITHUB_ACTIONS").is_some_and(|value| value == "true");
-    let event = env("GITHUB_EVENT_NAME").unwrap_or_default();
-    let is_trusted = !is_on_github || TRUSTED_EVENTS.contains(&event.as_str());
+    let is_trusted = !is_on_github || is_agreed(env);
     Ok(if is_trusted || mode == Mode::Off { mode } else { Mode::Read })
+}
+
+/// Whether GitHub runs what is on the default branch, for an event that nobody else can bring about.
+fn is_agreed(env: &dyn Fn(&str) -> Option<String>) -> bool {
+    match env("GITHUB_EVENT_NAME").as_deref() {
+        Some("schedule") => true,
+        // Whoever may push a branch may push to any, and robots push what they propose.
+        Some("push") => default_branch(env)
+            .is_some_and(|branch| env("GITHUB_REF") == Some(format!("refs/heads/{branch}"))),
+        _ => false,
+    }
+}
+
+fn default_branch(env: &dyn Fn(&str) -> Option<String>) -> Option<String> {
+    let path = env("GITHUB_EVENT_PATH")?;
+    let mut bytes = Vec::new();
+    File::open(path).ok()?.take(MAX_EVENT).read_to_end(&mut bytes).ok()?;
+    let event: Value = serde_json::from_slice(&bytes).ok()?;
+    Some(event["repository"]["default_branch"].as_str()?.to_owned())
 }
 
 #[cfg(test)]
@@ -88,11 +110,19 @@ mod tests {
             check(None, &env, Mode::Read);
             check(Some(Mode::Off), &env, Mode::Off);
         }
-        check(
-            Some(Mode::ReadWrite),
-            &[("GITHUB_ACTIONS", "true"), ("GITHUB_EVENT_NAME", "push")],
-            Mode::ReadWrite,
-        );
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("event.json");
+        std::fs::write(&path, r#"{"repository":{"default_branch":"main"}}"#).unwrap();
+        let path = path.to_str().unwrap();
+        for (git_ref, path, expected) in [
+            ("refs/heads/main", path, Mode::ReadWrite),
+            ("refs/heads/robot/main", path, Mode::Read),
+            ("refs/tags/main", path, Mode::Read),
+            ("refs/heads/main", "/no/such/file", Mode::Read),
+        ] {
+            let event = [("GITHUB_EVENT_NAME", "push"), ("GITHUB_REF", git_ref), ("GITHUB_EVENT_PATH", path)];
+            check(Some(Mode::ReadWrite), &[&[("GITHUB_ACTIONS", "true")], &event[..]].concat(), expected);
+        }
         assert!(choose(None, &|_| Some("on".to_owned())).is_err());
     }
 }

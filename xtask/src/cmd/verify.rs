@@ -10,7 +10,7 @@ use deploy::EnvironmentFile;
 use release::Release;
 use stdx::Digest;
 use supply::{Check, Expected, Named, Outcome, PublicKey, Verdict};
-use workspace::Settings;
+use workspace::{KeySource, Settings};
 
 use crate::exit::{Code, ResultExt};
 use crate::{flags, render};
@@ -33,7 +33,8 @@ pub(crate) fn run(flags: &flags::Verify) -> Result<()> {
     let key = key(&root, &settings, flags.key.as_deref()).or_exit(Code::Configuration)?;
     let source = Source::find(&root, &flags.image).or_exit(Code::Configuration)?;
     let expected = Expected {
-        builder: flags.builder.clone().or(settings.signing.builder),
+        service: flags.service.clone().or_else(|| source.service(&flags.image)),
+        builder: flags.builder.clone().or(settings.signing.builder.clone()),
         revision: flags.revision.clone(),
         release: flags
             .release
@@ -47,7 +48,7 @@ pub(crate) fn run(flags: &flags::Verify) -> Result<()> {
     if listed.is_empty() {
         judged.push(judge(None, &source, &key, &expected)?);
     } else {
-        let attached = source.attached().or_exit(Code::Configuration)?;
+        let attached = source.attached(&key).or_exit(Code::Configuration)?;
         checks.push(supply::judge_index(&source.image(), &attached, &key));
         for (platform, source) in &listed {
             judged.push(judge(Some(platform.clone()), source, &key, &of_listed(&expected, source))?);
@@ -58,11 +59,12 @@ pub(crate) fn run(flags: &flags::Verify) -> Result<()> {
         && judged.iter().all(|one| one.verdict.is_good());
     if flags.rebuild && is_good {
         let interrupted = super::interruption()?;
+        let secret = settings.signing.key.as_ref().and_then(KeySource::variable);
         let sources = listed.iter().map(|(_, source)| source).chain(listed.is_empty().then_some(&source));
         for (one, source) in judged.iter_mut().zip(sources) {
             let provenance = one.verdict.provenance.as_ref();
             one.rebuilt = provenance
-                .map(|provenance| rebuild::rebuild(&root, source, provenance, &interrupted))
+                .map(|provenance| rebuild::rebuild(&root, source, provenance, secret, &interrupted))
                 .transpose()?;
         }
     }
@@ -79,7 +81,7 @@ pub(crate) fn run(flags: &flags::Verify) -> Result<()> {
 
 fn judge(platform: Option<String>, source: &Source, key: &PublicKey, expected: &Expected) -> Result<Judged> {
     let image = source.image();
-    let attached = source.attached().or_exit(Code::Configuration)?;
+    let attached = source.attached(key).or_exit(Code::Configuration)?;
     let verdict = supply::judge(&image, &attached, key, expected);
     Ok(Judged { platform, image, verdict, rebuilt: None })
 }
@@ -113,8 +115,13 @@ pub(crate) fn require(root: &Path, release: &Release, environment: &EnvironmentF
     let mut refusals = Vec::new();
     for (name, service) in &release.services {
         let source = Source::built(root, service.image).or_exit(Code::Configuration)?;
-        let expected = Expected { builder: builder.clone(), revision: None, release: Some(of(service)) };
-        let attached = source.attached().or_exit(Code::Configuration)?;
+        let expected = Expected {
+            service: Some(name.clone()),
+            builder: builder.clone(),
+            revision: None,
+            release: Some(of(service)),
+        };
+        let attached = source.attached(&key).or_exit(Code::Configuration)?;
         let verdict = supply::judge(&service.image, &attached, &key, &expected);
         let bad = verdict.checks.into_iter().filter(|check| check.outcome != Outcome::Ok);
         refusals

@@ -172,6 +172,27 @@ fn damage(fixture: &Fixture, media_type: &str) {
     }
 }
 
+/// Build scripts are code of others.
+#[test]
+fn what_is_compiled_does_not_see_the_key_that_signs_it() {
+    let mut fixture = workspace();
+    assert_eq!(fixture.run(&["key", "generate"]).code, 0);
+    fixture.write("slipway.yaml", "signing: { key: { env: RUST_RELEASE_KEY }, public_key: slipway.pub }\n");
+    fixture.write(
+        "crates/hello/build.rs",
+        "fn main() { helper::help(); for (name, value) in std::env::vars() {\n\
+         assert!(!value.contains(\"PRIVATE KEY\") && !name.starts_with(\"ACTIONS_\"), \"{name} is seen\"); } }\n",
+    );
+    let key = fs::read_to_string(fixture.path("slipway.key")).unwrap();
+    fixture.env("RUST_RELEASE_KEY", &key);
+    fixture.env("ACTIONS_ID_TOKEN_REQUEST_TOKEN", "secret");
+    commit(&fixture);
+    let built = fixture.json(&["build"]);
+    assert!(built["signed_by"].is_string(), "{built}");
+    let rebuilt = fixture.run(&["verify", "hello", "--rebuild"]);
+    assert_eq!(rebuilt.code, 0, "{}", rebuilt.stderr);
+}
+
 #[test]
 fn what_somebody_changed_in_the_layout_is_refused() {
     let fixture = signed();
@@ -365,8 +386,15 @@ fn an_environment_that_asks_for_signed_images_refuses_others() {
     assert_eq!(fixture.run(&["key", "generate", "--output", "other"]).code, 0);
     environment(", public_key: other/slipway.pub");
     deploy().fails(13, &["hello: provenance: it is not signed with this key"]);
-    fixture.write("slipway.yaml", "");
     environment("");
+    // One signed image in the place of another.
+    let release = fs::read_to_string(fixture.path("v1.json")).unwrap();
+    fixture.write("swapped.json", &release.replacen("\"hello\":", "\"vault\":", 1));
+    fixture
+        .run(&["deploy", "staging", "--release", "swapped.json", "--dry-run"])
+        .fails(13, &["vault: provenance: it is of `hello`, not of `vault`"]);
+    fixture.run(&["verify", "hello", "--service", "vault"]).fails(13, &["not every check holds"]);
+    fixture.write("slipway.yaml", "");
     deploy().fails(3, &["signing.public_key"]);
 }
 

@@ -478,7 +478,9 @@ fn an_existing_image_is_built_upon_by_digest() {
         .write("crates/one/service.yaml", &format!("image:\n  base: {{ image: \"base-layout@{bare}\" }}\n"));
     fixture.run(&["build", "one"]).fails(10, &["/app/one is started by /lib", "which is not in the image"]);
     std::fs::remove_dir_all(&images).unwrap();
-    fixture.run(&["build", "one"]).fails(10, &["base-layout is no OCI image layout", "skopeo copy"]);
+    fixture
+        .run(&["build", "one"])
+        .fails(10, &["base-layout is no folder with an OCI image layout", "cargo xtask pull"]);
 }
 
 /// The images of this repository's own stack, from Debian's archive itself.

@@ -94,6 +94,36 @@ fn another_checkout_compiles_nothing() {
     assert!(again.stdout.starts_with("all actions: hit"), "{}", again.stdout);
 }
 
+#[test]
+fn two_ways_of_linking_at_once_use_no_cache_and_say_so() {
+    let store = tempfile::tempdir().unwrap();
+    let fixture = || {
+        let fixture = cached(store.path());
+        fixture.package("other", "", "fn main() {}\n");
+        fixture.write("crates/other/service.yaml", "image: { base: closure }\n");
+        fixture.lock();
+        fixture
+    };
+    let first = fixture();
+    for args in [&["build", "--explain"][..], &["build", "--dry-run", "--explain"]] {
+        let run = first.run(args);
+        assert_eq!(
+            (run.code, run.stderr.matches("the cache is not used: static and shared").count()),
+            (0, 1),
+            "{}",
+            run.stderr
+        );
+    }
+    first.run(&["cache", "pull"]).fails(3, &["static and shared bases"]);
+    for service in ["app", "other"] {
+        fs::write(first.path(&format!("crates/{service}/src/new.rs")), "").unwrap();
+        first.json(&["build", service]);
+        let second = fixture();
+        second.write(&format!("crates/{service}/src/new.rs"), "");
+        assert_eq!(action(&second.json(&["build", service]), &format!("compile {service}")), hit("local"));
+    }
+}
+
 /// The workspace with a store on this machine and one that others share.
 fn shared(local: &Path, remote: &Path, mode: &str) -> Fixture {
     let mut fixture = workspace();
@@ -200,6 +230,81 @@ fn each_changed_input_is_a_miss_and_is_named() {
         &|f| edit(f, "crates/ours/src/lib.rs", "{ NAME }", "{ let _ = 1; NAME }"),
         "the folder of the workspace is another",
     );
+}
+
+/// What Cargo itself would not look at again, and what it would but is easily left out of a key.
+#[test]
+fn inputs_that_hide_are_a_miss() {
+    let folder = tempfile::tempdir().unwrap();
+    let (local, remote) = (folder.path().join("local"), folder.path().join("remote"));
+    let workspace = || {
+        let mut fixture = shared(&local, &remote, "read-write");
+        // Names that begin like those of tools and of Cargo's own settings.
+        let vendored = "[package]\nname = \"itoa\"\nversion = \"1.0.99\"\nedition = \"2021\"\n";
+        fixture.write("vendor/itoa/Cargo.toml", vendored);
+        fixture.write("vendor/itoa/src/lib.rs", "pub fn seven() -> u8 { 7 }\n");
+        fixture.write("vendor/itoa/.cargo-checksum.json", "{\"files\":{},\"package\":null}");
+        let text = "use std::io::Write;\nfn main() { let _ = writeln!(std::io::stdout(), \"{:?} {:?} {} {}\", option_env!(\"ARCHIVE_URL\"), \
+                    option_env!(\"RUST_LOG\"), ours::name(), itoa::seven()); }\n";
+        fixture.write("crates/app/src/main.rs", text);
+        let config = "[source.crates-io]\nreplace-with = \"vendored\"\n[source.vendored]\ndirectory = \"vendor\"\n\
+                      [build]\nrustc-wrapper = \"tools/wrapper\"\n";
+        fixture.write(".cargo/config.toml", config);
+        executable(&fixture, "tools/wrapper", "#!/bin/sh\nexec \"$@\"\n");
+        fixture.lock();
+        fixture.env("ARCHIVE_URL", "one");
+        fixture.env("RUST_LOG", "one");
+        fixture
+    };
+    let first = workspace();
+    first.json(&["build"]);
+    let explain = |change: &dyn Fn(&mut Fixture)| {
+        let mut fixture = workspace();
+        change(&mut fixture);
+        let (outcome, why) = action(&fixture.json(&["build", "--dry-run", "--explain"]), "compile app");
+        format!("{outcome}: {why}")
+    };
+    assert_eq!(explain(&|_| ()), "hit: local");
+    let vendored = |f: &mut Fixture| f.write("vendor/itoa/src/lib.rs", "pub fn seven() -> u8 { 8 }\n");
+    let found = [
+        explain(&|f| f.env("ARCHIVE_URL", "two")),
+        explain(&|f| f.env("RUST_LOG", "two")),
+        explain(&vendored),
+        explain(&|f| executable(f, "tools/wrapper", "#!/bin/sh\nexec \"$@\" # another\n")),
+        explain(&|f| another_compiler(f)),
+    ];
+    let expected = [
+        "miss: the variable ARCHIVE_URL changed",
+        "miss: the variable RUST_LOG changed",
+        "miss: vendor/itoa/src/lib.rs changed",
+        "miss: tools/wrapper changed",
+        "miss: the toolchain's cc",
+    ];
+    for (found, expected) in found.iter().zip(expected) {
+        assert!(found.starts_with(expected), "{found}, and not {expected}");
+    }
+    // Nor is what lies in this very folder taken for fresh.
+    let mut first = first;
+    for change in [&vendored as &dyn Fn(&mut Fixture), &|f| f.env("RUST_LOG", "two")] {
+        let before = digests(&first.json(&["build", "--cache", "off"]));
+        change(&mut first);
+        assert_ne!(digests(&first.json(&["build", "--cache", "off"])), before);
+    }
+}
+
+fn executable(fixture: &Fixture, name: &str, text: &str) {
+    fixture.write(name, text);
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    fs::set_permissions(fixture.path(name), mode).unwrap();
+}
+
+/// A program around the C compiler that calls another linker.
+fn another_compiler(fixture: &mut Fixture) {
+    executable(fixture, "other/ld", "#!/bin/sh\nexec /usr/bin/ld \"$@\"\n");
+    let text = "#!/bin/sh\ncase \"$1\" in -print-prog-name=ld) echo \"$(dirname \"$0\")/ld\";; *) exec /usr/bin/gcc \"$@\";; esac\n";
+    executable(fixture, "other/cc", text);
+    let path = format!("{}:{}", fixture.path("other").display(), std::env::var("PATH").unwrap());
+    fixture.env("PATH", &path);
 }
 
 /// A compiler that says of itself that it was made from another commit.
@@ -323,9 +428,20 @@ fn only_a_run_that_is_trusted_writes_to_a_store() {
     }
     let (_, wrote_here, wrote_there) = build(&[], &[]);
     assert_eq!((wrote_here, wrote_there), (true, false), "a person's build stays on this machine");
-    let pushed = [("GITHUB_ACTIONS", "true"), ("GITHUB_EVENT_NAME", "push"), ("SLIPWAY_CACHE", "read-write")];
+    let event = folder.path().join("event.json");
+    fs::write(&event, r#"{"repository":{"default_branch":"main"}}"#).unwrap();
+    let pushed = |git_ref| {
+        [
+            ("GITHUB_ACTIONS", "true"),
+            ("GITHUB_EVENT_NAME", "push"),
+            ("GITHUB_EVENT_PATH", event.to_str().unwrap()),
+            ("GITHUB_REF", git_ref),
+            ("SLIPWAY_CACHE", "read-write"),
+        ]
+    };
     fs::remove_dir_all(&local).unwrap();
-    assert!(build(&pushed, &[]).2);
+    assert!(!build(&pushed("refs/heads/proposal"), &[]).2, "any branch can be pushed");
+    assert!(build(&pushed("refs/heads/main"), &[]).2);
     // A run that may only look finds it, and one that must not look builds from the sources.
     fs::remove_dir_all(&local).unwrap();
     let remote_name = format!("folder {}", remote.display());

@@ -126,6 +126,72 @@ fn certificates(folder: &Path) {
 }
 
 #[test]
+fn an_index_goes_with_its_images_and_what_is_attached_to_each() {
+    let Some(rig) = Rig::start() else { return };
+    let targets =
+        stdx::Cmd::new("rustc").args(["--print", "target-libdir", "--target", "aarch64-unknown-linux-gnu"]);
+    let has_std = targets.read().is_ok_and(|folder| Path::new(&folder).is_dir());
+    if !has_std || stdx::Cmd::new("aarch64-linux-gnu-gcc").arg("--version").read().is_err() {
+        assert!(!is_required("aarch64-linux-gnu-gcc"), "building for arm64 is required");
+        eprintln!("skipped: this machine cannot build for arm64");
+        return;
+    }
+    let fixture = rig.workspace();
+    fixture.json(&["key", "generate"]);
+    let settings = fs::read_to_string(fixture.path("slipway.yaml")).unwrap();
+    fixture.write("slipway.yaml", &format!("{settings}signing: {{ key: {{ file: slipway.key }} }}\n"));
+    let pushed = fixture.json(&["push", "api", "--tag", "both", "--platform", "linux/amd64,linux/arm64"]);
+    let layout = fixture.path("pulled");
+    let reference = format!("{}/team/api:both", rig.host);
+    let pulled = fixture.json(&["pull", &reference, "--layout", layout.to_str().unwrap()]);
+    assert!(
+        pushed["images"][0]["reference"]
+            .as_str()
+            .unwrap()
+            .ends_with(pulled["digest"].as_str().unwrap_or("?")),
+        "{pushed} {pulled}"
+    );
+    let layout = oci::Layout::open(&layout).unwrap();
+    let index = layout.tags().unwrap().remove(0).digest;
+    let images = layout.images(&index).unwrap();
+    let names: Vec<&str> = images.iter().map(|one| one.platform.as_str()).collect();
+    assert_eq!(names, ["linux/amd64", "linux/arm64"]);
+    assert_eq!(layout.referrers(&index).unwrap().len(), 1);
+    for one in images {
+        // Two SBOMs, a provenance, and four bundles.
+        assert_eq!(layout.referrers(&one.image).unwrap().len(), 7);
+    }
+    let again = fixture.json(&["push", "api", "--tag", "both", "--platform", "linux/amd64,linux/arm64"]);
+    assert_eq!(again["images"][0]["sent_bytes"], 0, "{again}");
+}
+
+#[test]
+fn a_base_comes_from_a_registry_once() {
+    let Some(mut rig) = Rig::start() else { return };
+    let mut fixture = rig.workspace();
+    fixture.env("CARGO_HOME", rig.path("cargo").to_str().unwrap());
+    fixture.write("crates/worker/service.yaml", "image: { base: closure }\n");
+    let pushed = fixture.json(&["push", "worker"]);
+    let below = pushed["images"][0]["reference"].as_str().unwrap().to_owned();
+    let base = |reference: &str| {
+        fixture
+            .write("crates/api/service.yaml", &format!("image: {{ base: {{ image: \"{reference}\" }} }}\n"));
+    };
+    base(&below);
+    let upon = fixture.json(&["build", "api"]);
+    let layers = upon["services"][0]["layers"].as_array().unwrap().len();
+    // The registry is not asked again.
+    rig.child.kill().unwrap();
+    fs::remove_dir_all(fixture.path("target/slipway/images")).unwrap();
+    let again = fixture.json(&["build", "api"]);
+    assert_eq!(again["services"][0]["image"], upon["services"][0]["image"]);
+    assert!(layers > 2, "{upon}");
+    let digest = below.split_once("sha256:").unwrap().1;
+    base(&below.replace(digest, &"0".repeat(64)));
+    fixture.run(&["build", "api"]).fails(10, &["cannot fetch the base"]);
+}
+
+#[test]
 fn images_go_to_a_registry_once_and_come_back() {
     let Some(rig) = Rig::start() else { return };
     let fixture = rig.workspace();

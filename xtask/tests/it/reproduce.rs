@@ -319,6 +319,7 @@ fn a_commit_is_built_again_whatever_the_work_tree_has_become() {
         epoch: None,
         platform: None,
         services: &[],
+        secret: None,
         reporter: &Silent,
         interrupted: &AtomicBool::new(false),
     })

@@ -25,7 +25,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("scan", &["finding", "stdx", "workspace"]),
     ("secrets", &["finding", "oci", "stdx"]),
     ("workflow", &["stdx"]),
-    ("build", &["base", "cache", "elf", "oci", "stdx", "supply", "workspace"]),
+    ("build", &["base", "cache", "elf", "oci", "registry", "stdx", "supply", "workspace"]),
     ("deploy", &["edge", "finding", "oci", "release", "stdx"]),
     (
         "xtask",

@@ -3,6 +3,9 @@
 //! an input, the answer is findings or an error, in bounded time and memory.
 
 mod configuration;
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzzing;
 mod image;
 mod rules;
 mod secret;

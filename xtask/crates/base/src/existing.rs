@@ -4,10 +4,10 @@
 //! Source: OCI image-spec, `layer.md` (whiteouts).
 
 use std::collections::BTreeMap;
-use std::io::{BufReader, Read, Write};
+use std::io::{Read, Write};
 use std::path::Path;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use oci::{Compression, Layer, Layout, Source, Tree};
 use serde_json::Value;
 use stdx::{Digest, DigestWriter};
@@ -117,15 +117,10 @@ impl Blob<'_> {
         let path = self.layout.blob_path(&self.digest);
         let (found, size) = Digest::of_reader(stdx::fs::open(&path)?)?;
         ensure!(found == self.digest, "{} is damaged: its content is {found}", path.display());
-        let blob = BufReader::with_capacity(1 << 18, stdx::fs::open(&path)?);
-        let (compression, plain): (Compression, Box<dyn Read>) = match self.media_type {
-            "application/vnd.oci.image.layer.v1.tar" => (Compression::None, Box::new(blob)),
-            "application/vnd.oci.image.layer.v1.tar+gzip"
-            | "application/vnd.docker.image.rootfs.diff.tar.gzip" => {
-                (Compression::Gzip, Box::new(flate2::bufread::MultiGzDecoder::new(blob)))
-            }
-            other => bail!("layers of the type `{}` are not supported as a base", other.escape_debug()),
-        };
+        let compression = Compression::of_media_type(self.media_type).with_context(|| {
+            format!("layers of the type `{}` are not supported as a base", self.media_type.escape_debug())
+        })?;
+        let plain = compression.open(&path)?;
         let mut archive = tar::Archive::new(Hashing {
             inner: plain.take(MOST_BYTES),
             hash: DigestWriter::new(std::io::sink()),
@@ -241,16 +236,16 @@ mod tests {
     fn layers_are_merged_with_whiteouts_and_kept_as_they_are() {
         let folder = tempfile::tempdir().unwrap();
         let layout = Layout::create(&folder.path().join("layout")).unwrap();
-        let layer = |paths: &[&str]| {
+        let layer = |paths: &[&str], compression| {
             let mut tree = Tree::new();
             for path in paths {
                 tree.file(path, 0o755, Source::Bytes(path.as_bytes().to_vec())).unwrap();
             }
-            Layer::pack(&tree, Compression::Gzip, "", &layout).unwrap()
+            Layer::pack(&tree, compression, "", &layout).unwrap()
         };
         let layers = vec![
-            layer(&["a/one", "a/two", "b/three", "c"]),
-            layer(&["a/.wh.one", "b/.wh..wh..opq", "b/four"]),
+            layer(&["a/one", "a/two", "b/three", "c"], Compression::Gzip),
+            layer(&["a/.wh.one", "b/.wh..wh..opq", "b/four"], Compression::Zstd),
         ];
         let image = spec(layers.clone()).to_image().unwrap().write("x", &layout).unwrap();
         let files = folder.path().join("files");

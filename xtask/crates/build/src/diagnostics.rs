@@ -88,7 +88,7 @@ impl<'a> Diagnostics<'a> {
 }
 
 /// The word of one of Cargo's steps, which ends in the twelfth column: `   Compiling api v0.1.0`.
-fn step(line: &str) -> Option<&str> {
+pub(crate) fn step(line: &str) -> Option<&str> {
     let (word, rest) = line.split_at_checked(12)?;
     let word = word.trim_start();
     let is_word = word.starts_with(|c: char| c.is_ascii_uppercase()) && word.chars().all(char::is_alphabetic);

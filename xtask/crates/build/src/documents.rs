@@ -13,7 +13,7 @@ use supply::{
 };
 
 use crate::pack::Packed;
-use crate::plan::ServicePlan;
+use crate::plan::{Plan, ServicePlan};
 use crate::report::BuiltService;
 use crate::session::Loaded;
 
@@ -49,7 +49,7 @@ impl Documents {
             build_definition: Definition {
                 build_type: BUILD_TYPE.to_owned(),
                 external_parameters: external(loaded, service),
-                internal_parameters: internal(loaded, service),
+                internal_parameters: internal(&loaded.plan, service),
                 resolved_dependencies: dependencies(loaded, packed, sbom),
             },
             run_details: Run {
@@ -107,9 +107,12 @@ fn external(loaded: &Loaded, service: &ServicePlan) -> BTreeMap<String, Value> {
     ])
 }
 
-/// What this program sets: flags and variables of the one cargo invocation, with paths of this machine by their fixed names.
-fn internal(loaded: &Loaded, service: &ServicePlan) -> BTreeMap<String, Value> {
-    let plan = &loaded.plan;
+/// What this program sets: flags and variables of the cargo invocation that gave the service's binary, with paths of this machine by
+/// their fixed names. Which other services were asked for at the same time changes nothing, and is not said.
+fn internal(plan: &Plan, service: &ServicePlan) -> BTreeMap<String, Value> {
+    let own = format!("--bin={}", service.binary);
+    let plan = plan.invocations().find(|plan| plan.cargo_args.contains(&own)).unwrap_or(plan);
+    let args = plan.cargo_args.iter().filter(|arg| !arg.starts_with("--bin=") || **arg == own);
     let fixed = |text: &str| {
         // The longest path first: the root is the start of the others.
         plan.remaps
@@ -125,13 +128,9 @@ fn internal(loaded: &Loaded, service: &ServicePlan) -> BTreeMap<String, Value> {
         let words = text.split(['\x1f', ' ']).filter(|word| !is_map(word));
         Some((name.clone(), json!(words.collect::<Vec<_>>().join(" "))))
     });
-    // Which other services were built along is no part of how this one was built.
-    let binary = format!("--bin={}", service.binary);
-    let cargo: Vec<&String> =
-        plan.cargo_args.iter().filter(|arg| !arg.starts_with("--bin=") || **arg == binary).collect();
     BTreeMap::from([
         ("environment".to_owned(), set.collect()),
-        ("cargo".to_owned(), cargo.iter().map(|arg| fixed(arg)).collect()),
+        ("cargo".to_owned(), args.map(|arg| fixed(arg)).collect()),
         ("format".to_owned(), json!(oci::FORMAT)),
     ])
 }

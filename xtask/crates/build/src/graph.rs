@@ -67,7 +67,7 @@ impl Graph {
         Graph::parse(&command.read()?).context("cannot read Cargo's unit graph")
     }
 
-    fn parse(text: &str) -> Result<Graph> {
+    pub(crate) fn parse(text: &str) -> Result<Graph> {
         let graph: Graph = serde_json::from_str(text)?;
         ensure!(
             graph.version == 1,

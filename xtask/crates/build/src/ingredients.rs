@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use cargo_metadata::{Package, PackageId};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -43,6 +43,18 @@ const COVERED: [&str; 18] = [
     "RUSTFLAGS",
     "RUSTUP_",
     "RUST_TEST",
+];
+/// What code that declares a variable may read without a difference: where folders are, and flags that count already.
+const PLACES: [&str; 9] = [
+    "CARGO",
+    "CARGO_BUILD_BUILD_DIR",
+    "CARGO_BUILD_RUSTFLAGS",
+    "CARGO_BUILD_TARGET_DIR",
+    "CARGO_ENCODED_RUSTFLAGS",
+    "CARGO_HOME",
+    "CARGO_TARGET_DIR",
+    "RUSTC",
+    "RUSTFLAGS",
 ];
 /// Tables of Cargo's configuration that are no inputs of their own: where packages come from, what is shown, and what the unit
 /// graph has already.
@@ -83,13 +95,13 @@ pub(crate) struct Ingredients<'a> {
 
 impl<'a> Ingredients<'a> {
     /// Looks at what all actions have in common.
-    pub(crate) fn new(loaded: &'a Loaded, graph: &'a Graph) -> Result<Ingredients<'a>> {
+    pub(crate) fn new(loaded: &'a Loaded, graph: &'a Graph, inputs: &Inputs) -> Result<Ingredients<'a>> {
         let packages =
             loaded.workspace.metadata.packages.iter().map(|package| (&package.id, package)).collect();
         let checksums = sbom::checksums(&loaded.lock)?;
         let common = Parts::default();
         let mut found = Ingredients { loaded, graph, packages, checksums, common };
-        found.common = found.common()?;
+        found.common = found.common(inputs)?;
         Ok(found)
     }
 
@@ -105,19 +117,22 @@ impl<'a> Ingredients<'a> {
             parts.add(Sort::Profile, key, value.to_string());
         }
         self.add_units(&units, &mut parts)?;
-        let local: BTreeSet<&PackageId> =
-            units.iter().map(|unit| &unit.package).filter(|id| is_local(id)).collect();
-        for id in local {
-            let package =
-                self.packages.get(id).with_context(|| format!("cargo metadata has no package {id}"))?;
-            self.add_sources(package, inputs, &mut parts);
+        for id in units.iter().map(|unit| &unit.package).collect::<BTreeSet<_>>() {
+            let package = self.packages.get(id);
+            match package {
+                Some(package) if is_local(id) || self.is_vendored(package) => {
+                    self.add_sources(package, inputs, &mut parts);
+                }
+                None if is_local(id) => bail!("cargo metadata has no package {id}"),
+                _ => {}
+            }
         }
         Ok(parts)
     }
 
     /// What compiled dependencies of the services are made from. Cargo takes them for fresh only where the flags are the same,
     /// and these name folders: so the folders are parts.
-    pub(crate) fn dependencies(&self, services: &[&ServicePlan]) -> Result<Parts> {
+    pub(crate) fn dependencies(&self, services: &[&ServicePlan], inputs: &Inputs) -> Result<Parts> {
         let mut parts = self.common.clone();
         let mut closure = BTreeSet::new();
         for service in services {
@@ -126,6 +141,12 @@ impl<'a> Ingredients<'a> {
         let units = closure.iter().map(|index| &self.graph.units[*index]);
         let foreign: Vec<&Unit> = units.filter(|unit| !is_local(&unit.package)).collect();
         self.add_units(&foreign, &mut parts)?;
+        let ids: BTreeSet<&PackageId> = foreign.iter().map(|unit| &unit.package).collect();
+        for package in ids.into_iter().filter_map(|id| self.packages.get(id)) {
+            if self.is_vendored(package) {
+                self.add_sources(package, inputs, &mut parts);
+            }
+        }
         let places = [
             ("folder of the workspace", &self.loaded.plan.root),
             ("folder of compiled code", &self.loaded.plan.build_dir),
@@ -168,7 +189,8 @@ impl<'a> Ingredients<'a> {
         observed: &Observed,
     ) -> Declared {
         let names = files.map(|path| self.name(path));
-        let is_covered = |name: &&String| self.loaded.plan.env.contains_key(*name) || is_covered(name);
+        let is_covered =
+            |name: &&String| self.loaded.plan.env.contains_key(*name) || PLACES.contains(&name.as_str());
         Declared {
             files: names.filter(|name| !parts.has(Sort::File, &shown(name))).collect(),
             env: observed.env.iter().filter(|name| !is_covered(name)).cloned().collect(),
@@ -202,7 +224,7 @@ impl<'a> Ingredients<'a> {
         declared.files.iter().map(|name| self.path(name)).collect()
     }
 
-    fn common(&self) -> Result<Parts> {
+    fn common(&self, inputs: &Inputs) -> Result<Parts> {
         let (plan, cargo) = (&self.loaded.plan, &self.loaded.cargo);
         let mut parts = Parts::default();
         parts.add(Sort::Tool, "format", FORMAT);
@@ -210,6 +232,10 @@ impl<'a> Ingredients<'a> {
         parts.add(Sort::Profile, "name", &plan.profile);
         for (name, value) in self.loaded.toolchain_identity() {
             parts.add(Sort::Toolchain, name, value);
+        }
+        for path in &self.loaded.named {
+            let content = inputs.digest(path).map_or("missing".to_owned(), |digest| digest.to_string());
+            parts.add(Sort::File, shown(&self.name(path)), content);
         }
         for (name, value) in &plan.env {
             let value = value.as_deref().unwrap_or_default();
@@ -267,6 +293,11 @@ impl<'a> Ingredients<'a> {
         Ok(())
     }
 
+    /// The lock file stands for what Cargo unpacked itself; a copy elsewhere can be edited under the same checksum.
+    fn is_vendored(&self, package: &Package) -> bool {
+        self.loaded.vendored.iter().any(|(folder, _)| Some(folder.as_path()) == folder_of(package))
+    }
+
     /// Everything in the package's folder counts: a build script that declares nothing may read any of it.
     fn add_sources(&self, package: &Package, inputs: &Inputs, parts: &mut Parts) {
         let Some(folder) = package.manifest_path.as_std_path().parent() else { return };
@@ -322,6 +353,10 @@ impl<'a> Ingredients<'a> {
     }
 }
 
+fn folder_of(package: &Package) -> Option<&Path> {
+    package.manifest_path.as_std_path().parent()
+}
+
 fn is_local(id: &PackageId) -> bool {
     id.repr.starts_with("path+")
 }
@@ -340,7 +375,7 @@ fn shown(name: &str) -> String {
     name.strip_prefix(WORKSPACE).and_then(|name| name.strip_prefix('/')).unwrap_or(name).to_owned()
 }
 
-fn is_covered(name: &str) -> bool {
+pub(crate) fn is_covered(name: &str) -> bool {
     let is_flags = name.starts_with("CARGO_TARGET_") && name.ends_with("_RUSTFLAGS");
     // The program that runs, and names that only begin like a compiler's.
     let is_other =
@@ -354,7 +389,7 @@ fn add_variable(name: &str, parts: &mut Parts) {
 }
 
 /// The tables of Cargo's configuration that count, from the nearest file to the farthest.
-fn configuration(root: &Path, cargo_home: &Path) -> Result<BTreeMap<String, String>> {
+pub(crate) fn configuration(root: &Path, cargo_home: &Path) -> Result<BTreeMap<String, String>> {
     let folders = root.ancestors().map(|folder| folder.join(".cargo")).chain([cargo_home.to_owned()]);
     let mut seen = BTreeSet::new();
     let mut tables: BTreeMap<String, Vec<String>> = BTreeMap::new();
@@ -424,8 +459,10 @@ mod tests {
             }
             loaded.identity = identity.into();
             let graph = Graph::load(&loaded.plan, &folder.path().join("graph")).unwrap();
-            let ingredients = Ingredients::new(&loaded, &graph).unwrap();
-            ingredients.dependencies(&loaded.plan.services.iter().collect::<Vec<_>>()).unwrap()
+            let inputs = Inputs::take(session.sources(&loaded, &[]).unwrap()).unwrap();
+            let ingredients = Ingredients::new(&loaded, &graph, &inputs).unwrap();
+            let services: Vec<_> = loaded.plan.services.iter().collect();
+            ingredients.dependencies(&services, &inputs).unwrap()
         };
         let base = parts(None);
         assert_eq!(base.digest().unwrap(), parts(None).digest().unwrap());

@@ -30,6 +30,17 @@ const IRRELEVANT: [&str; 8] = [
     "CARGO_MAKEFLAGS",
 ];
 
+/// What Cargo tells a package about itself: of whoever reads another variable the bits may depend on it, whatever its name.
+const CARGOS_OWN: [&str; 7] = [
+    "CARGO_PKG_",
+    "CARGO_MANIFEST_",
+    "CARGO_BIN_NAME",
+    "CARGO_CRATE_NAME",
+    "CARGO_PRIMARY_PACKAGE",
+    "CARGO_MAKEFLAGS",
+    "CARGO_TERM_",
+];
+
 /// Files and variables declared while a build ran.
 #[derive(Debug, Default)]
 pub(crate) struct Observed {
@@ -133,7 +144,7 @@ pub(crate) fn observed(
     observed.of_service.values_mut().for_each(|files| files.retain(ours));
     observed.files.extend(observed.foreign.iter().cloned());
     observed.files.retain(ours);
-    observed.env.retain(|name| is_relevant(name));
+    observed.env.retain(|name| !CARGOS_OWN.iter().any(|prefix| name.starts_with(prefix)));
     Ok(Some(observed))
 }
 

@@ -15,15 +15,20 @@ mod event;
 mod finished;
 mod flags;
 mod fresh;
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzzing;
 mod git;
 mod graph;
 mod identity;
 mod ingredients;
 mod inputs;
 mod leak;
+mod named;
 mod pack;
 mod plan;
 mod platforms;
+mod pulled;
 mod record;
 mod report;
 mod reproduce;

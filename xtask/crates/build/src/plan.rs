@@ -8,12 +8,23 @@ use cargo_metadata::Package;
 use oci::{Compression, HealthCheck, ImageSpec};
 use serde::Serialize;
 use stdx::Cmd;
-use workspace::{Base, CargoConfig, Linkage, Platform, Service, ServiceConfig, Settings, Workspace};
+use workspace::{
+    Base, CargoConfig, KeySource, Linkage, Platform, Service, ServiceConfig, Settings, Workspace,
+};
 
 use crate::cross::Tools;
 use crate::flags::{self, Remap};
 use crate::git::GitState;
 use crate::toolchain::Toolchain;
+
+/// By these a job on GitHub proves who it is, and fills the caches of later ones.
+///
+/// Source: GitHub's documentation of OpenID Connect; actions/toolkit, `packages/cache`.
+const IDENTITY: [&str; 3] =
+    ["ACTIONS_ID_TOKEN_REQUEST_TOKEN", "ACTIONS_ID_TOKEN_REQUEST_URL", "ACTIONS_RUNTIME_TOKEN"];
+
+/// The output folder of the invocation that links shared libraries, in that of the other one.
+pub(crate) const SHARED: &str = "shared";
 
 /// What a build will do.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -138,7 +149,7 @@ fn invocation(facts: &Facts<'_>, linkage: Linkage, selected: &[&Service]) -> Res
 fn build_dir(facts: &Facts<'_>, linkage: Linkage) -> PathBuf {
     match linkage {
         Linkage::Static => facts.build_dir.to_owned(),
-        Linkage::Shared => facts.build_dir.join("shared"),
+        Linkage::Shared => facts.build_dir.join(SHARED),
     }
 }
 
@@ -183,6 +194,11 @@ fn environment(
     let mut env = flags::environment(facts.cargo, profile, facts.lock, rustflags, remaps, facts.env);
     // Cargo's own setting for intermediate files would lead them away from where this build looks for them.
     env.insert("CARGO_BUILD_BUILD_DIR".to_owned(), Some(build_dir.display().to_string()));
+    // Build scripts and macros are code of others: whoever can sign has no business there.
+    let key = facts.workspace.settings.signing.key.as_ref().and_then(KeySource::variable);
+    for name in key.into_iter().chain(IDENTITY) {
+        env.insert(name.to_owned(), None);
+    }
     env.extend(facts.tools.env.iter().map(|(name, value)| (name.clone(), Some(value.clone()))));
     Ok(env)
 }

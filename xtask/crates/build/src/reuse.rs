@@ -17,7 +17,7 @@ use crate::fresh::Inputs;
 use crate::graph::Graph;
 use crate::ingredients::{Declared, Ingredients};
 use crate::inputs::Observed;
-use crate::plan::{Plan, ServicePlan};
+use crate::plan::{Plan, SHARED, ServicePlan};
 use crate::record::{Last, Record, record_key};
 use crate::report::{Action, BuiltService, Outcome};
 use crate::session::Loaded;
@@ -77,10 +77,11 @@ impl<'a> Reuse<'a> {
     pub(crate) fn new(
         loaded: &'a Loaded,
         graph: &'a Graph,
+        inputs: &Inputs,
         paths: &'a Paths,
         stores: &'a Layered,
     ) -> Result<Reuse<'a>> {
-        let ingredients = Ingredients::new(loaded, graph)?;
+        let ingredients = Ingredients::new(loaded, graph, inputs)?;
         Ok(Reuse {
             stores,
             plan: &loaded.plan,
@@ -124,8 +125,8 @@ impl<'a> Reuse<'a> {
 
     /// Gives Cargo compiled dependencies where it has nothing at all yet: what it has itself it keeps up to date by itself.
     /// Those of all planned services do as well as those of `missing` alone. Says whether it did.
-    pub(crate) fn restore_dependencies(&mut self, missing: &[&ServicePlan]) -> Result<bool> {
-        let all = self.all_dependencies()?;
+    pub(crate) fn restore_dependencies(&mut self, missing: &[&ServicePlan], inputs: &Inputs) -> Result<bool> {
+        let all = self.all_dependencies(inputs)?;
         if !is_empty(&self.plan.build_dir) {
             self.tell_kept(&all);
             return Ok(false);
@@ -137,7 +138,7 @@ impl<'a> Reuse<'a> {
             stdx::fs::remove_dir_all(build_dir)?;
             std::fs::rename(&staging, build_dir).with_context(|| format!("cannot move {}", staging.display()))
         };
-        let some = self.ingredients.dependencies(missing)?;
+        let some = self.ingredients.dependencies(missing, inputs)?;
         let find = |parts: &Parts| self.find(Kind::Dependencies, DEPENDENCIES, parts, take);
         let found = find(&all)
             .or_else(|record| if some == all { Err(record) } else { find(&some).map_err(|_| record) });
@@ -153,8 +154,8 @@ impl<'a> Reuse<'a> {
         Ok(is_found)
     }
 
-    fn all_dependencies(&self) -> Result<Parts> {
-        self.ingredients.dependencies(&self.plan.services.iter().collect::<Vec<_>>())
+    fn all_dependencies(&self, inputs: &Inputs) -> Result<Parts> {
+        self.ingredients.dependencies(&self.plan.services.iter().collect::<Vec<_>>(), inputs)
     }
 
     /// Keeps what was compiled: `observed` is what that declared.
@@ -178,11 +179,16 @@ impl<'a> Reuse<'a> {
             }
             self.last.set(&format!("compile {}", service.name), parts);
         }
-        self.keep_dependencies(services, observed)
+        self.keep_dependencies(services, inputs, observed)
     }
 
-    fn keep_dependencies(&mut self, services: &[&ServicePlan], observed: &Observed) -> Result<()> {
-        let parts = self.ingredients.dependencies(services)?;
+    fn keep_dependencies(
+        &mut self,
+        services: &[&ServicePlan],
+        inputs: &Inputs,
+        observed: &Observed,
+    ) -> Result<()> {
+        let parts = self.ingredients.dependencies(services, inputs)?;
         let declared = self.ingredients.declared_by_others(observed);
         let parts = self.ingredients.with_declared(&parts, &declared);
         let key = Key { kind: Kind::Dependencies, digest: parts.digest()? };
@@ -191,7 +197,7 @@ impl<'a> Reuse<'a> {
             self.stores.put(&key, &blob);
             self.record(Kind::Dependencies, DEPENDENCIES, declared.clone(), &parts)?;
         }
-        let all = self.ingredients.with_declared(&self.all_dependencies()?, &declared);
+        let all = self.ingredients.with_declared(&self.all_dependencies(inputs)?, &declared);
         self.last.set(DEPENDENCIES, all);
         Ok(())
     }
@@ -245,7 +251,7 @@ impl<'a> Reuse<'a> {
             is_complete &= self.tell_looked(&name, Kind::Service, &service.name, &parts);
         }
         if !is_complete {
-            let parts = self.all_dependencies()?;
+            let parts = self.all_dependencies(inputs)?;
             if is_empty(&self.plan.build_dir) {
                 self.tell_looked(DEPENDENCIES, Kind::Dependencies, DEPENDENCIES, &parts);
             } else {
@@ -338,7 +344,7 @@ impl<'a> Reuse<'a> {
         for service in &self.plan.services {
             all.push(one(Kind::Service, &service.name, &self.ingredients.service(service, inputs)?));
         }
-        all.push(one(Kind::Dependencies, DEPENDENCIES, &self.all_dependencies()?));
+        all.push(one(Kind::Dependencies, DEPENDENCIES, &self.all_dependencies(inputs)?));
         Ok(all)
     }
 
@@ -356,6 +362,8 @@ impl<'a> Reuse<'a> {
         let copy = self.paths.staging();
         stdx::fs::remove_dir_all(&copy)?;
         link_all(&self.plan.build_dir, &copy)?;
+        // Output of another invocation, which would bring our own packages along.
+        stdx::fs::remove_dir_all(&copy.join(SHARED))?;
         let args = ["clean", "--locked", "--quiet"].map(str::to_owned).into_iter().chain([
             format!("--profile={}", self.plan.profile),
             format!("--target={}", self.plan.target),

@@ -13,7 +13,7 @@ use workspace::{Base, Linkage};
 use crate::plan::{ServicePlan, program};
 use crate::report::{BuildError, BuiltLayer};
 use crate::session::Loaded;
-use crate::{bases, stack};
+use crate::{bases, pulled, stack};
 
 /// What an image stands on.
 pub(crate) struct Rooted {
@@ -62,12 +62,10 @@ pub(crate) fn root(loaded: &Loaded, service: &ServicePlan, binary: &Path) -> Res
 
 /// Source: `image.base` in service.yaml, whose form was checked when it was read.
 fn existing(loaded: &Loaded, reference: &str, architecture: &str) -> Result<BaseImage> {
-    let (path, digest) = reference.rsplit_once('@').context("the base has no digest")?;
-    let folder = loaded.workspace.root.join(path);
-    let layout = Layout::open(&folder).with_context(|| {
-        format!("{path} is no OCI image layout; fetch the image into one: `skopeo copy docker://NAME@{digest} oci:{path}`")
-    })?;
-    let home = workspace::cargo_home(&loaded.workspace.root).context("neither CARGO_HOME nor HOME is set")?;
+    let (_, digest) = reference.rsplit_once('@').context("the base has no digest")?;
+    let root = &loaded.workspace.root;
+    let home = workspace::cargo_home(root).context("neither CARGO_HOME nor HOME is set")?;
+    let layout = pulled::layout(root, &home, reference, architecture)?;
     let files = home.join("slipway/files");
     let existing = base::existing(&layout, digest.parse()?, architecture, &files)
         .with_context(|| format!("cannot take the image {reference} as a base"))?;

@@ -7,7 +7,7 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use cache::Mode;
 use cargo_metadata::PackageId;
 use oci::{Layout, Pruned};
@@ -28,10 +28,14 @@ use crate::store::{Paths, Remembered, State};
 use crate::stores::Stores;
 use crate::toolchain::Toolchain;
 use crate::work::Work;
-use crate::{cross, inputs};
+use crate::{cross, inputs, named};
 
 /// A day: whoever reads an image or deploys a release that nobody else knows of has begun by then.
 const PRUNE_GRACE: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// It would have to be told of which cargo invocation a result is.
+const MIXED: &str = "the cache is not used: static and shared bases are compiled by two cargo invocations; build the services of each kind \
+                     by themselves to use it";
 
 /// A workspace whose images can be built.
 #[derive(Debug)]
@@ -71,6 +75,10 @@ pub struct Loaded {
     pub(crate) created: i64,
     /// Folders of local packages, and the packages' names.
     pub(crate) members: Vec<(PathBuf, String)>,
+    /// The same of packages of others that lie somewhere else than in Cargo's home.
+    pub(crate) vendored: Vec<(PathBuf, String)>,
+    /// Files that settings name: wrappers of compilers, scripts of linkers.
+    pub(crate) named: BTreeSet<PathBuf>,
     pub(crate) cargo: CargoConfig,
     pub(crate) names: Vec<String>,
     root: PathBuf,
@@ -230,6 +238,8 @@ impl Session {
         warnings.extend(identity::linker_warning(&cargo));
         let runtime = inputs::runtime_objects(tools.compiler.as_deref());
         let members = members(&workspace);
+        let vendored = vendored(&workspace, &cargo);
+        let named = named::files(&self.root, &cargo)?;
         Ok(Loaded {
             plan,
             warnings,
@@ -239,6 +249,8 @@ impl Session {
             runtime,
             created,
             members,
+            vendored,
+            named,
             cargo,
             names: names.to_vec(),
             root: self.root.clone(),
@@ -277,6 +289,10 @@ impl Session {
 
     /// What a build of `names` would do, as far as that is known before: nothing is compiled or restored.
     pub fn explain(&self, names: &[String], reporter: &dyn Reporter) -> Result<Vec<Action>> {
+        if self.plan(names)?.plan.also.is_some() {
+            reporter.event(Event::Diagnostic(MIXED.to_owned()));
+            return Ok(Vec::new());
+        }
         self.with_reuse(names, reporter, |reuse, inputs| reuse.explain(inputs))
     }
 
@@ -289,9 +305,10 @@ impl Session {
         stdx::fs::create_dir_all(self.paths.folder())?;
         let stores = self.stores()?;
         let loaded = self.plan(names)?;
+        ensure!(loaded.plan.also.is_none(), MIXED);
         let inputs = Inputs::take(self.sources(&loaded, names)?)?;
         let graph = Graph::load(&loaded.plan, &self.paths.graph())?;
-        let given = run(Reuse::new(&loaded, &graph, &self.paths, &stores.layered)?, &inputs);
+        let given = run(Reuse::new(&loaded, &graph, &inputs, &self.paths, &stores.layered)?, &inputs);
         stores.warn(reporter);
         given
     }
@@ -362,7 +379,8 @@ impl Session {
         let inputs = Inputs::take(self.sources(loaded, &loaded.names)?)?;
         let stores = self.stores()?;
         let graph = self.graph(loaded, reporter);
-        let reuse = graph.as_ref().map(|graph| Reuse::new(loaded, graph, &self.paths, &stores.layered));
+        let reuse =
+            graph.as_ref().map(|graph| Reuse::new(loaded, graph, &inputs, &self.paths, &stores.layered));
         let reuse = reuse.and_then(|reuse| unless_it_fails(reuse, reporter));
         let mut work = Work { session: self, loaded, reporter, interrupted, reuse, begun };
         let made = work.make(&mut state, &inputs)?;
@@ -394,8 +412,11 @@ impl Session {
 
     /// What Cargo would compile; `None` where nobody wants to know, or Cargo does not tell.
     fn graph(&self, loaded: &Loaded, reporter: &dyn Reporter) -> Option<Graph> {
-        // With two cargo invocations it would have to be told which of them a result is of.
-        if self.reuse == Mode::Off || loaded.plan.also.is_some() {
+        if self.reuse == Mode::Off {
+            return None;
+        }
+        if loaded.plan.also.is_some() {
+            reporter.event(Event::Diagnostic(MIXED.to_owned()));
             return None;
         }
         unless_it_fails(Graph::load(&loaded.plan, &self.paths.graph()), reporter)
@@ -472,7 +493,8 @@ impl Session {
         let mut sources = inputs::known(&self.root, &loaded.cargo, &loaded.toolchain);
         sources.request = self.request();
         sources.toolchain = loaded.identity().files.clone();
-        sources.files.extend(loaded.runtime.iter().cloned());
+        sources.files.extend(loaded.runtime.iter().chain(&loaded.named).cloned());
+        sources.folders.extend(loaded.vendored.iter().map(|(folder, _)| folder.clone()));
         for package in loaded.workspace.metadata.workspace_packages() {
             let manifest = package.manifest_path.as_std_path();
             sources.files.insert(manifest.to_owned());
@@ -505,6 +527,15 @@ fn members(workspace: &Workspace) -> Vec<(PathBuf, String)> {
         Some((folder.to_owned(), package.name.to_string()))
     };
     local.filter_map(folder).collect()
+}
+
+fn vendored(workspace: &Workspace, cargo: &CargoConfig) -> Vec<(PathBuf, String)> {
+    let folder = |package: &cargo_metadata::Package| {
+        let folder = package.manifest_path.as_std_path().parent()?;
+        let is_elsewhere = package.source.is_some() && !folder.starts_with(&cargo.cargo_home);
+        is_elsewhere.then(|| (folder.to_owned(), package.name.to_string()))
+    };
+    workspace.metadata.packages.iter().filter_map(folder).collect()
 }
 
 /// What does not stop a build and makes it less than it seems.

@@ -13,16 +13,18 @@ use crate::plan::Plan;
 use crate::store::State;
 
 /// Removes the fingerprints of local packages that Cargo could take for fresh by mistake, and notes in `state` what Cargo is
-/// going to see. `members` are folders and names of local packages, `linked` files of the C toolchain that Cargo does not know
+/// going to see. `members` are folders and names of local packages, `vendored` those of others
+/// that can be edited, `linked` files of the C toolchain that Cargo does not know
 /// of. The state must be written before Cargo runs. It is one state for all targets, so the fingerprints of all of them go.
 pub(crate) fn forget(
     plan: &Plan,
     state: &mut State,
     inputs: &Inputs,
     members: &[(PathBuf, String)],
+    vendored: &[(PathBuf, String)],
     linked: &BTreeSet<PathBuf>,
 ) -> Result<()> {
-    let packages = suspects(state, inputs, members, linked)?;
+    let packages = suspects(state, inputs, members, vendored, linked)?;
     for folder in plan.all_profile_folders() {
         for entry in std::fs::read_dir(folder.join(".fingerprint")).into_iter().flatten().flatten() {
             let name = entry.file_name();
@@ -49,9 +51,10 @@ fn suspects<'a>(
     state: &State,
     inputs: &Inputs,
     members: &'a [(PathBuf, String)],
+    vendored: &'a [(PathBuf, String)],
     linked: &BTreeSet<PathBuf>,
 ) -> Result<BTreeSet<&'a str>> {
-    let all = || members.iter().map(|(_, name)| name.as_str()).collect();
+    let all = || members.iter().chain(vendored).map(|(_, name)| name.as_str()).collect();
     if state.seen.is_empty() {
         // Nobody knows what Cargo's output was made from, if there is any.
         return Ok(all());
@@ -64,6 +67,11 @@ fn suspects<'a>(
     for (path, stamp) in files {
         let Some(stamp) = stamp else { continue };
         if state.seen.get(path) == Some(&stamp.digest) {
+            continue;
+        }
+        // Cargo knows these by their checksum alone.
+        if let Some((_, name)) = vendored.iter().find(|(folder, _)| path.starts_with(folder)) {
+            packages.insert(name.as_str());
             continue;
         }
         let owners = members.iter().filter(|(folder, _)| path.starts_with(folder));

@@ -72,7 +72,7 @@ impl Work<'_> {
     fn compile(&mut self, plan: &Plan, state: &mut State, given: &Inputs) -> Result<Compiled> {
         if let Some(reuse) = &mut self.reuse {
             let services: Vec<&ServicePlan> = plan.services.iter().collect();
-            if unless_it_fails(reuse.restore_dependencies(&services), self.reporter) == Some(true) {
+            if unless_it_fails(reuse.restore_dependencies(&services, given), self.reporter) == Some(true) {
                 // Nobody has seen what is in Cargo's folder now: whatever it has of ours is forgotten.
                 state.seen.clear();
                 state.restored = true;
@@ -85,8 +85,10 @@ impl Work<'_> {
             state.seen.clear();
             state.restored = false;
         }
-        let linked = self.loaded.identity().files.keys().chain(&self.loaded.runtime).cloned().collect();
-        stale::forget(plan, state, given, &self.loaded.members, &linked)?;
+        let loaded = self.loaded;
+        let linked = loaded.identity().files.keys().chain(&loaded.runtime).chain(&loaded.named);
+        let linked = linked.cloned().collect();
+        stale::forget(plan, state, given, &loaded.members, &loaded.vendored, &linked)?;
         state.write(&self.session.paths)?;
         self.reporter.event(Event::CompileStarted { units: state.units });
         let compiled = compile(plan, self.reporter, self.interrupted);

@@ -1,10 +1,12 @@
 //! A folder as one stream: tar inside zstd, in byte order of the paths. Unpacking believes nothing: paths stay inside the new
 //! folder, nothing is written through a link, and sizes and counts are bounded.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
-use std::os::unix::ffi::OsStrExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Component, Path, PathBuf};
 use std::time::{Duration, SystemTime};
@@ -14,6 +16,8 @@ use tar::{Archive, Builder, EntryType, Header};
 
 /// As fast as disks are, and a third smaller than nothing at all.
 const LEVEL: i32 = 3;
+/// Bytes of a path, and of what a link holds: Linux takes no more.
+const LONGEST_NAME: u64 = 4096;
 
 /// What an archive may hold.
 #[derive(Debug, Clone, Copy)]
@@ -91,16 +95,35 @@ fn append<W: Write>(builder: &mut Builder<W>, root: &Path, name: &Path) -> Resul
 /// then is left.
 pub fn unpack(from: impl Read, into: &Path, limits: Limits) -> Result<()> {
     fs::create_dir(into).with_context(|| format!("cannot create the folder {}", into.display()))?;
-    let mut archive = Archive::new(zstd::Decoder::new(from)?);
+    let mut archive = Archive::new(zstd::Decoder::new(from)?.take(limits.stream()));
     let mut unpacking = Unpacking { into, left: limits, links: BTreeSet::new() };
-    for entry in archive.entries()? {
+    let mut long = Long::default();
+    // Raw: otherwise the reader takes long names into memory, however long they say they are.
+    for entry in archive.entries()?.raw(true) {
         let mut entry = entry.context("the archive is damaged")?;
-        let name = entry.path()?.into_owned();
-        unpacking.entry(&mut entry, &name).with_context(|| format!("cannot unpack {}", name.display()))?;
+        if long.take(&mut entry)? {
+            continue;
+        }
+        let Long { name, link } = std::mem::take(&mut long);
+        let name = name.map_or_else(|| entry.path().map(Cow::into_owned), Ok)?;
+        unpacking
+            .entry(&mut entry, &name, link)
+            .with_context(|| format!("cannot unpack {}", name.display()))?;
     }
     // The decoder compares its checksum at the end of the stream, which lies behind the end of the archive.
-    io::copy(&mut archive.into_inner(), &mut io::sink()).context("the archive is damaged")?;
+    let mut rest = archive.into_inner();
+    io::copy(&mut rest, &mut io::sink()).context("the archive is damaged")?;
+    ensure!(rest.limit() > 0, "the archive is too large");
     Ok(())
+}
+
+impl Limits {
+    /// Bytes of an archive that keeps within them: contents, and the headers and names of entries.
+    fn stream(self) -> u64 {
+        let most_around_an_entry = 4 * 512 + 2 * LONGEST_NAME;
+        self.bytes
+            .saturating_add((self.entries as u64).saturating_add(1024).saturating_mul(most_around_an_entry))
+    }
 }
 
 struct Unpacking<'a> {
@@ -109,8 +132,38 @@ struct Unpacking<'a> {
     links: BTreeSet<PathBuf>,
 }
 
+/// What entries in front of an entry say of it, because its header has no room for so much.
+#[derive(Default)]
+struct Long {
+    name: Option<PathBuf>,
+    link: Option<PathBuf>,
+}
+
+impl Long {
+    /// Whether it is such an entry, and is kept for the next one.
+    fn take(&mut self, entry: &mut tar::Entry<'_, impl Read>) -> Result<bool> {
+        let place = match entry.header().entry_type() {
+            EntryType::GNULongName => &mut self.name,
+            EntryType::GNULongLink => &mut self.link,
+            _ => return Ok(false),
+        };
+        ensure!(entry.size() <= LONGEST_NAME, "an entry has a name of {} bytes", entry.size());
+        ensure!(place.is_none(), "an entry has two long names");
+        let mut name = Vec::new();
+        entry.read_to_end(&mut name)?;
+        name.pop_if(|last| *last == 0);
+        *place = Some(PathBuf::from(OsString::from_vec(name)));
+        Ok(true)
+    }
+}
+
 impl Unpacking<'_> {
-    fn entry(&mut self, entry: &mut tar::Entry<'_, impl Read>, name: &Path) -> Result<()> {
+    fn entry(
+        &mut self,
+        entry: &mut tar::Entry<'_, impl Read>,
+        name: &Path,
+        long_link: Option<PathBuf>,
+    ) -> Result<()> {
         self.left.entries = self.left.entries.checked_sub(1).context("the archive has too many entries")?;
         ensure!(is_inside(name), "its path leads out of the folder");
         ensure!(!name.ancestors().any(|folder| self.links.contains(folder)), "its path leads through a link");
@@ -118,7 +171,9 @@ impl Unpacking<'_> {
         match entry.header().entry_type() {
             EntryType::Directory => fs::create_dir(&path)?,
             EntryType::Symlink => {
-                let target = entry.link_name()?.context("a link without a target")?.into_owned();
+                let short = || Ok::<_, anyhow::Error>(entry.link_name()?.map(Cow::into_owned));
+                let target = long_link.map_or_else(short, |link| Ok(Some(link)))?;
+                let target = target.context("a link without a target")?;
                 let folder = name.parent().unwrap_or(Path::new(""));
                 ensure!(stays_inside(folder, &target), "the link leads out of the folder");
                 symlink(&target, &path)?;
@@ -221,6 +276,27 @@ mod tests {
         };
         write(&mut builder, &mut header);
         zstd::encode_all(builder.into_inner().unwrap().as_slice(), 3).unwrap()
+    }
+
+    /// An archive of 40 kB that says it has a name of 1 GiB, or that goes on for so long after its end.
+    #[test]
+    fn small_archives_cannot_become_large_in_memory_or_time() {
+        let folder = tempfile::tempdir().unwrap();
+        let limits = Limits { entries: 10, bytes: 1 << 20 };
+        for (kind, why) in [(EntryType::GNULongName, "a name of"), (EntryType::GNULongLink, "a name of")] {
+            let mut header = Header::new_gnu();
+            header.set_entry_type(kind);
+            header.set_size(1 << 30);
+            header.set_cksum();
+            let bomb = header.as_bytes().chain(io::repeat(b'n').take(1 << 30));
+            let bomb = zstd::encode_all(bomb, 1).unwrap();
+            let error =
+                unpack(bomb.as_slice(), &folder.path().join(format!("{kind:?}")), limits).unwrap_err();
+            assert!(format!("{error:#}").contains(why), "{error:#}");
+        }
+        let endless = zstd::encode_all(io::repeat(0).take(1 << 30), 1).unwrap();
+        let error = unpack(endless.as_slice(), &folder.path().join("endless"), limits).unwrap_err();
+        assert!(format!("{error:#}").contains("too large"), "{error:#}");
     }
 
     #[test]

@@ -5,6 +5,9 @@
 mod archive;
 mod blob;
 mod folder;
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzzing;
 mod key;
 mod layered;
 mod remote;

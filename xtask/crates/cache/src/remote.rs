@@ -43,7 +43,7 @@ struct Manifest {
 
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Descriptor {
+pub(crate) struct Descriptor {
     media_type: String,
     digest: Digest,
     size: u64,
@@ -132,7 +132,7 @@ impl Store for Remote {
 }
 
 /// The content that the artifact names; or what is wrong with it.
-fn content(manifest: &[u8], key: &Key) -> Result<Descriptor, String> {
+pub(crate) fn content(manifest: &[u8], key: &Key) -> Result<Descriptor, String> {
     let Ok(manifest) = serde_json::from_slice::<Manifest>(manifest) else {
         return Err("its manifest is none of an entry".to_owned());
     };

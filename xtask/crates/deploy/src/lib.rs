@@ -10,6 +10,9 @@ mod driver;
 mod edge_process;
 mod environment;
 pub mod fail_point;
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzzing;
 mod gate;
 mod journal;
 mod lock;

@@ -4,6 +4,9 @@
 mod budget;
 mod bytes;
 mod diff;
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzzing;
 mod mangled;
 mod owners;
 mod record;

@@ -6,6 +6,9 @@ mod body;
 pub mod client;
 pub mod control;
 mod error;
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzzing;
 mod gauge;
 mod headers;
 mod live;

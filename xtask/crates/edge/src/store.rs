@@ -217,7 +217,7 @@ pub(crate) fn empty() -> Table {
 }
 
 /// The file of `table`: the table, and the digest of its canonical JSON.
-fn encode(table: &Table) -> Result<Vec<u8>> {
+pub(crate) fn encode(table: &Table) -> Result<Vec<u8>> {
     let table = serde_json::to_value(table)?;
     let digest = Digest::of(stdx::json::canonical(&table)?);
     let mut bytes = serde_json::to_vec_pretty(&json!({ "digest": digest, "table": table }))?;
@@ -229,7 +229,7 @@ fn encode(table: &Table) -> Result<Vec<u8>> {
 ///
 /// # Errors
 /// When it is not exactly what was written.
-fn decode(bytes: &[u8]) -> Result<Table> {
+pub(crate) fn decode(bytes: &[u8]) -> Result<Table> {
     let mut file: Value = serde_json::from_slice(bytes).context("not JSON, or cut off")?;
     let table = file.get_mut("table").map(Value::take).context("no table in it")?;
     let schema = table.get("schema").and_then(Value::as_str).unwrap_or_default();

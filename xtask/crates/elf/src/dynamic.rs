@@ -136,6 +136,21 @@ impl<'data, R: ReadRef<'data>> Segments<R> {
     fn at<T: object::Pod>(&self, offset: u64) -> Result<&'data T> {
         self.data.read_at(offset).ok().context("it ends too early")
     }
+
+    /// The same of what a loader sees, which is no more than what is mapped.
+    fn mapped<T: object::Pod>(&self, offset: u64) -> Result<&'data T> {
+        let end = offset.checked_add(size_of::<T>() as u64);
+        ensure!(end.is_some_and(|end| self.end(offset).is_ok_and(|last| end <= last)), "it ends too early");
+        self.at(offset)
+    }
+
+    /// Where the segment ends that has this offset.
+    fn end(&self, offset: u64) -> Result<u64> {
+        let end = |(_, start, size): &(u64, u64, u64)| {
+            start.checked_add(*size).filter(|end| (*start..*end).contains(&offset))
+        };
+        self.loads.iter().filter_map(end).max().context("a name lies outside what is mapped")
+    }
 }
 
 /// The entries of the dynamic segment that matter here.
@@ -178,7 +193,7 @@ impl Table {
         let strings = segments.offset(strings)?;
         let string = |at: u64| {
             let offset = strings.checked_add(at).context("a name lies outside the file")?;
-            let end = offset.saturating_add(LONGEST_NAME).min(segments.data.len().unwrap_or(0));
+            let end = offset.saturating_add(LONGEST_NAME).min(segments.end(offset)?);
             let bytes = segments.data.read_bytes_at_until(offset..end, 0).ok();
             text(bytes.context("a name lies outside the file or is too long")?)
         };
@@ -213,12 +228,12 @@ fn required<'data, R: ReadRef<'data>>(
     let mut versions: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     let (mut at, mut budget) = (start, MOST_ENTRIES);
     loop {
-        let need: &elf::Verneed<Endianness> = segments.at(at)?;
+        let need: &elf::Verneed<Endianness> = segments.mapped(at)?;
         let library = string(need.vn_file.get(endian).into())?;
         let mut aux_at = at.saturating_add(need.vn_aux.get(endian).into());
         for _ in 0..need.vn_cnt.get(endian) {
             budget = budget.checked_sub(1).context("it has too many symbol versions")?;
-            let aux: &elf::Vernaux<Endianness> = segments.at(aux_at)?;
+            let aux: &elf::Vernaux<Endianness> = segments.mapped(aux_at)?;
             if aux.vna_flags.get(endian).0 & elf::VER_FLG_WEAK.0 == 0 {
                 versions.entry(library.clone()).or_default().insert(string(aux.vna_name.get(endian).into())?);
             }
@@ -241,11 +256,11 @@ fn provided<'data, R: ReadRef<'data>>(
     let mut versions = BTreeSet::new();
     let mut at = start;
     for _ in 0..MOST_ENTRIES {
-        let define: &elf::Verdef<Endianness> = segments.at(at)?;
+        let define: &elf::Verdef<Endianness> = segments.mapped(at)?;
         // The first name is the version itself, the others are those it builds upon.
         if define.vd_cnt.get(endian) > 0 {
             let aux: &elf::Verdaux<Endianness> =
-                segments.at(at.saturating_add(define.vd_aux.get(endian).into()))?;
+                segments.mapped(at.saturating_add(define.vd_aux.get(endian).into()))?;
             versions.insert(string(aux.vda_name.get(endian).into())?);
         }
         match define.vd_next.get(endian) {

@@ -112,6 +112,7 @@ impl Source {
         let mut header = [0; HEADER];
         self.bytes(0, &mut header).context("it is no ELF file")?;
         ensure!(header.starts_with(b"\x7fELF\x02"), "it is no 64 bit ELF file");
+        ensure!(header[6] == 1, "it has a version that nobody reads");
         self.is_big = match header[5] {
             1 => false,
             2 => true,
@@ -327,6 +328,17 @@ mod tests {
             checked += 1;
         }
         assert!(checked > 0, "no C compiler");
+    }
+
+    /// Found by fuzzing: what was written could not be read again.
+    #[test]
+    fn a_header_of_another_version_is_refused() {
+        let mut bytes = std::fs::read(std::env::current_exe().unwrap()).unwrap();
+        bytes[6] = 0x69;
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), &bytes).unwrap();
+        let error = finish(file.path(), &mut Vec::new(), &[]).unwrap_err();
+        assert!(format!("{error:#}").contains("version"), "{error:#}");
     }
 
     #[test]

@@ -114,7 +114,8 @@ fn read_sections<'data>(data: impl ReadRef<'data>) -> Result<Vec<Section>> {
     let mut found = Vec::new();
     for section in table.iter() {
         let flags = section.sh_flags(endian);
-        if flags.0 & elf::SHF_ALLOC.0 == 0 {
+        // What has no kind is not there, whatever else its header says.
+        if flags.0 & elf::SHF_ALLOC.0 == 0 || section.sh_type(endian) == elf::SHT_NULL {
             continue;
         }
         let name = table.section_name(endian, section)?;
@@ -181,6 +182,17 @@ mod tests {
         let section = sections.iter().find(holds).unwrap();
         assert!(section.is_code && section.name == ".text");
         assert!(sections.iter().any(|section| section.name == ".bss" && section.size == 0));
+    }
+
+    /// Found by fuzzing: [`crate::finish`] takes such a section out, as a loader would, and sizes counted it.
+    #[test]
+    fn a_section_without_a_kind_is_none() {
+        let mut bytes = std::fs::read(std::env::current_exe().unwrap()).unwrap();
+        let before = read_sections(bytes.as_slice()).unwrap();
+        let header = Header::parse(bytes.as_slice()).unwrap();
+        let table = usize::try_from(header.e_shoff(header.endian().unwrap())).unwrap();
+        bytes[table + 64 + 4..table + 64 + 8].fill(0);
+        assert_eq!(read_sections(bytes.as_slice()).unwrap(), before[1..]);
     }
 
     #[test]

@@ -9,6 +9,9 @@ mod adopt;
 mod archive;
 mod compress;
 mod entries;
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzzing;
 mod gzip;
 mod image;
 mod index;

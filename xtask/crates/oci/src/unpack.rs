@@ -106,7 +106,7 @@ fn unpack_layer(
 }
 
 /// Lays the entries of one archive out over what lower layers made, and gives the reader back, at its end.
-fn lay_out<R: Read>(archive: R, into: &Path, budget: &mut Budget) -> Result<R> {
+pub(crate) fn lay_out<R: Read>(archive: R, into: &Path, budget: &mut Budget) -> Result<R> {
     let mut archive = Archive::new(archive, budget);
     let mut made = Made { into, paths: BTreeSet::new() };
     while let Some(item) = archive.next()? {

@@ -50,8 +50,8 @@ enum Way {
     Bearer { realm: String, service: Option<String> },
 }
 
-struct Token {
-    value: String,
+pub(crate) struct Token {
+    pub(crate) value: String,
     until: Instant,
 }
 
@@ -237,7 +237,7 @@ fn basic(user: &str, password: &str) -> String {
     format!("Basic {}", STANDARD.encode(format!("{user}:{password}")))
 }
 
-fn parse(body: &[u8]) -> Result<Token> {
+pub(crate) fn parse(body: &[u8]) -> Result<Token> {
     // The parser's own text could show a part of the token.
     let answer: TokenAnswer =
         serde_json::from_slice(body).ok().context("it is not JSON of the right form")?;

@@ -10,6 +10,9 @@ mod client;
 mod credentials;
 mod document;
 mod error;
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzzing;
 mod link;
 #[cfg(test)]
 mod mutated;

@@ -113,5 +113,5 @@ fn credentials_and_answers_of_helpers() {
     let config =
         r#"{"auths":{"r.example":{"auth":"dTpw"},"x":{"identitytoken":"t"}},"credHelpers":{"h":"none"}}"#;
     let answer = r#"{"ServerURL":"x","Username":"u","Secret":"s"}"#;
-    each(&[config, answer, "https://r.example/v1/"], credentials::tests::read_anything);
+    each(&[config, answer, "https://r.example/v1/"], credentials::read_anything);
 }

@@ -32,6 +32,8 @@ pub struct Attached {
 /// What must hold beyond a good signature.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Expected {
+    /// The service that it must be: the same key signs all of them, so that one could stand in for another.
+    pub service: Option<String>,
     /// Who must have built it.
     pub builder: Option<String>,
     /// The commit that it must come from.
@@ -187,6 +189,11 @@ fn statement(image: &Digest, attached: &Attached, key: &PublicKey) -> Result<Sta
 
 fn provenance(statement: &Statement, expected: &Expected) -> Result<(Provenance, String), String> {
     let provenance = Provenance::parse(&statement.predicate).map_err(|error| format!("{error:#}"))?;
+    let service = provenance.service();
+    if let Some(wanted) = expected.service.as_deref().filter(|wanted| Some(*wanted) != service) {
+        let found = service.map_or_else(|| "no service".to_owned(), |name| format!("`{}`", shown(name)));
+        return Err(format!("it is of {found}, not of `{wanted}`"));
+    }
     let builder = &provenance.run_details.builder.id;
     if let Some(wanted) = expected.builder.as_ref().filter(|wanted| *wanted != builder) {
         return Err(format!("it was built by `{}`, not by `{wanted}`", shown(builder)));
@@ -218,7 +225,8 @@ fn provenance(statement: &Statement, expected: &Expected) -> Result<(Provenance,
         None => "from no commit".to_owned(),
     };
     let dependencies = provenance.build_definition.resolved_dependencies.len();
-    let detail = format!("{source}, by {}, {dependencies} dependencies", shown(builder));
+    let of = service.map_or_else(String::new, |name| format!("of `{}` ", shown(name)));
+    let detail = format!("{of}{source}, by {}, {dependencies} dependencies", shown(builder));
     Ok((provenance, detail))
 }
 

@@ -135,6 +135,11 @@ impl Provenance {
         })
     }
 
+    /// The service that was built.
+    pub fn service(&self) -> Option<&str> {
+        self.build_definition.external_parameters.get("service")?.as_str()
+    }
+
     /// The digest of the SBOM of this media type that came out of the build.
     pub fn byproduct(&self, media_type: &str) -> Option<Digest> {
         let is_it = |one: &&Resource| one.media_type.as_deref() == Some(media_type);

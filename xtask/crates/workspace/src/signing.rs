@@ -38,6 +38,16 @@ struct Wire {
     command: Option<Vec<String>>,
 }
 
+impl KeySource {
+    /// The variable that the key is in, if it is in one.
+    pub fn variable(&self) -> Option<&str> {
+        match self {
+            KeySource::Env(name) => Some(name),
+            KeySource::File(_) | KeySource::Command(_) => None,
+        }
+    }
+}
+
 impl TryFrom<Wire> for KeySource {
     type Error = &'static str;
 

@@ -42,11 +42,13 @@ impl Rebuilt {
     }
 }
 
-/// Builds the commit that `provenance` names, which must be in the repository of the workspace at `root`.
+/// Builds the commit that `provenance` names, which must be in the repository of the workspace at `root`. What is built does not
+/// see the variable `secret`.
 pub(crate) fn rebuild(
     root: &Path,
     source: &Source,
     provenance: &Provenance,
+    secret: Option<&str>,
     interrupted: &AtomicBool,
 ) -> Result<Rebuilt> {
     let commit = commit(provenance).or_exit(Code::NotReproducible)?;
@@ -62,6 +64,7 @@ pub(crate) fn rebuild(
         epoch: epoch(provenance),
         platform: Some(platform),
         services: &names,
+        secret,
         reporter: &progress,
         interrupted,
     });

@@ -7,7 +7,7 @@ use oci::{Layout, Referrer};
 use registry::{Manifest, Reference, Registry, Repository, Silent};
 use serde::Deserialize;
 use stdx::Digest;
-use supply::{Attached, BUNDLE, MAX_BUNDLE};
+use supply::{Attached, BUNDLE, MAX_BUNDLE, PublicKey};
 
 /// The annotation that says which kind of statement is in a bundle.
 const PREDICATE_TYPE: &str = "dev.sigstore.bundle.predicateType";
@@ -95,6 +95,12 @@ impl Source {
         }
     }
 
+    /// The service that `image` names, where that is what it names: then no other one will do.
+    pub(crate) fn service(&self, image: &str) -> Option<String> {
+        let is_name = folder(image).is_none() && !image.contains(['/', ':']);
+        is_name.then(|| image.to_owned())
+    }
+
     /// The images that an index lists, by platform; none where it is an image itself.
     pub(crate) fn listed(&self) -> Result<Vec<(String, Source)>> {
         let manifest = match self {
@@ -127,8 +133,9 @@ impl Source {
         images.map(source).collect()
     }
 
-    /// The bundles that are attached to the image.
-    pub(crate) fn attached(&self) -> Result<Vec<Attached>> {
+    /// The bundles that are attached to the image. Of one that `key` did not sign only the reason is kept: strangers may attach
+    /// more than fits into memory.
+    pub(crate) fn attached(&self, key: &PublicKey) -> Result<Vec<Attached>> {
         let referrers = match self {
             Source::Layout { layout, image } => layout.referrers(image)?,
             Source::Registry { repository, image, .. } => repository.referrers(&image.digest)?,
@@ -139,7 +146,10 @@ impl Source {
             bail!("{} bundles are attached to {}: nobody needs that many", bundles.len(), self.image());
         }
         let attached = |one: Referrer| Attached {
-            content: self.content(&one).map_err(|error| format!("{error:#}")),
+            content: self.content(&one).map_err(|error| format!("{error:#}")).and_then(|bytes| {
+                supply::verify(&bytes, key).map_err(|rejected| rejected.to_string())?;
+                Ok(bytes)
+            }),
             predicate_type: one.annotations.get(PREDICATE_TYPE).cloned(),
             artifact_type: one.artifact_type,
         };

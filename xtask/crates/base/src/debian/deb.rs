@@ -3,6 +3,7 @@
 //!
 //! Source: deb(5), ar(5).
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufReader, Read, Seek, SeekFrom, Write};
@@ -36,6 +37,8 @@ const MOST_BYTES: u64 = 8 << 30;
 /// Files that one package may have.
 const MOST_ITEMS: usize = 500_000;
 const LONGEST_PATH: usize = 4096;
+/// Memory of the decoder, which a file can choose; `xz -9` makes files that need a quarter.
+const MOST_XZ_KIB: u32 = 256 << 10;
 /// Bytes of a control file.
 const LARGEST_CONTROL: u64 = 1 << 20;
 
@@ -97,7 +100,7 @@ fn decompressed<'a>(end: &str, member: impl std::io::BufRead + 'a) -> Result<Box
     Ok(match end {
         "" => Box::new(member),
         ".gz" => Box::new(flate2::bufread::GzDecoder::new(member)),
-        ".xz" => Box::new(lzma_rust2::XzReader::new(member, true)),
+        ".xz" => Box::new(lzma_rust2::XzReader::new_mem_limit(member, true, MOST_XZ_KIB)),
         ".zst" => Box::new(zstd::stream::read::Decoder::with_buffer(member)?),
         other => bail!("the compression `{}` is not known", other.escape_debug()),
     })
@@ -118,9 +121,15 @@ fn control(archive: impl Read) -> Result<String> {
 fn data(archive: impl Read, files: &Path, items: &mut BTreeMap<String, Item>) -> Result<()> {
     let mut budget = MOST_BYTES;
     // One byte more than the budget: whoever reaches it is over it.
-    for entry in tar::Archive::new(archive.take(MOST_BYTES + 1)).entries()? {
+    let mut long = Long::default();
+    // Raw: otherwise the reader takes long names into memory, however long they say they are.
+    for entry in tar::Archive::new(archive.take(MOST_BYTES + 1)).entries()?.raw(true) {
         let mut entry = entry?;
-        let path = inside(&entry.path_bytes())?;
+        if long.take(&mut entry)? {
+            continue;
+        }
+        let Long { name, link } = std::mem::take(&mut long);
+        let path = inside(&name.unwrap_or_else(|| entry.path_bytes().into_owned()))?;
         let Some(path) = path else { continue };
         let mode = entry.header().mode()?;
         let kind = entry.header().entry_type();
@@ -131,7 +140,8 @@ fn data(archive: impl Read, files: &Path, items: &mut BTreeMap<String, Item>) ->
             let (digest, size) = keep(&mut entry, files)?;
             Item::File { mode: mode & 0o777, digest, size }
         } else if kind.is_symlink() || kind.is_hard_link() {
-            let target = entry.link_name_bytes().context("a link without a target")?;
+            let target = link.or_else(|| entry.link_name_bytes().map(Cow::into_owned));
+            let target = target.context("a link without a target")?;
             let target = std::str::from_utf8(&target).context("a link's target is not UTF-8")?;
             ensure!(
                 !target.is_empty() && target.len() < LONGEST_PATH && !target.contains('\0'),
@@ -151,6 +161,31 @@ fn data(archive: impl Read, files: &Path, items: &mut BTreeMap<String, Item>) ->
         items.insert(path, item);
     }
     Ok(())
+}
+
+/// What entries in front of an entry say of it, because its header has no room for so much.
+#[derive(Default)]
+struct Long {
+    name: Option<Vec<u8>>,
+    link: Option<Vec<u8>>,
+}
+
+impl Long {
+    /// Whether it is such an entry, and is kept for the next one.
+    fn take(&mut self, entry: &mut tar::Entry<'_, impl Read>) -> Result<bool> {
+        let place = match entry.header().entry_type() {
+            tar::EntryType::GNULongName => &mut self.name,
+            tar::EntryType::GNULongLink => &mut self.link,
+            _ => return Ok(false),
+        };
+        ensure!(entry.size() <= LONGEST_PATH as u64, "a path is too long");
+        ensure!(place.is_none(), "an entry has two long names");
+        let mut name = Vec::new();
+        entry.read_to_end(&mut name)?;
+        name.pop_if(|last| *last == 0);
+        *place = Some(name);
+        Ok(true)
+    }
 }
 
 /// The path of an entry, without `./` in front; `None` for the root itself.
@@ -273,6 +308,40 @@ pub(crate) mod tests {
         assert!(unpacked(&bytes).unwrap_err().to_string().contains("neither file"));
         let bytes = ar(&[("debian-binary", b"2.0\n"), ("control.tar", &control), ("data.tar.lz9", &data)]);
         assert!(unpacked(&bytes).unwrap_err().to_string().contains("compression"));
+    }
+
+    #[test]
+    fn long_names_are_read_and_have_an_end() {
+        let (name, target) = ("n/".repeat(90), "t/".repeat(90));
+        let data = tarball(|builder| {
+            let mut header = tar::Header::new_gnu();
+            header.set_entry_type(tar::EntryType::Symlink);
+            header.set_mode(0o777);
+            header.set_size(0);
+            builder.append_link(&mut header, format!("{name}a"), format!("{target}b")).unwrap();
+        });
+        let mut items = BTreeMap::new();
+        let files = tempfile::tempdir().unwrap();
+        super::data(data.as_slice(), files.path(), &mut items).unwrap();
+        assert_eq!(items[&format!("{name}a")], Item::Link { target: format!("{target}b") });
+        // A package of 300 kB must not fill the memory.
+        let mut header = tar::Header::new_gnu();
+        header.set_entry_type(tar::EntryType::GNULongName);
+        header.set_size(8 << 30);
+        header.set_cksum();
+        let bomb = header.as_bytes().chain(std::io::repeat(b'n').take(8 << 30));
+        let error = super::data(bomb, files.path(), &mut items).unwrap_err();
+        assert!(error.to_string().contains("too long"), "{error:#}");
+    }
+
+    #[test]
+    fn a_file_does_not_choose_how_much_memory_unpacking_takes() {
+        // `x`, compressed, with the largest dictionary that a header can ask for: 4 GiB.
+        let xz: &[u8] = b"\xfd\x37\x7a\x58\x5a\x00\x00\x00\xff\x12\xd9\x41\x02\x00\x21\x01\x28\x00\x00\x00\xe6\xa0\x11\xb3\
+            \x01\x00\x00\x78\x00\x00\x00\x00\x00\x01\x11\x01\xad\xa6\x58\x04\x06\x72\x9e\x7a\x01\x00\x00\x00\
+            \x00\x00\x59\x5a";
+        let mut read = decompressed(".xz", xz).unwrap();
+        assert!(read.read_to_end(&mut Vec::new()).unwrap_err().to_string().contains("memory"));
     }
 
     #[test]

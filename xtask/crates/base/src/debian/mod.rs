@@ -4,6 +4,9 @@
 mod apt;
 mod control;
 pub(crate) mod deb;
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzzing;
 mod index;
 mod licence;
 mod lock;

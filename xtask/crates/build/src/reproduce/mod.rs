@@ -54,6 +54,8 @@ pub struct Request<'a> {
     pub platform: Option<Platform>,
     /// Services to build; all where empty.
     pub services: &'a [String],
+    /// The variable that holds the signing key: the second build signs nothing and has no use for it.
+    pub secret: Option<&'a str>,
     /// Takes what happens.
     pub reporter: &'a dyn Reporter,
     /// Ends the build when it is raised.
@@ -160,6 +162,9 @@ pub fn rebuild(request: &Request<'_>) -> Result<Rebuilt> {
     let mut setting = setting::another(&here, &Means::probe(), &places);
     if request.commit.is_some() {
         setting.fix_time(request.epoch);
+    }
+    if let Some(name) = request.secret {
+        setting.hide(name);
     }
     let args = args(request, &places.root).map_err(refused)?;
     // Images are compared, and signatures never change them; the key may well not be in the copy.

@@ -200,6 +200,11 @@ impl Setting {
         self.env.insert("SOURCE_DATE_EPOCH".into(), epoch.map(OsString::from));
     }
 
+    /// Keeps a variable of this process from the second build.
+    pub(crate) fn hide(&mut self, name: &str) {
+        self.env.insert(name.into(), None);
+    }
+
     fn set(&mut self, name: &str, value: impl Into<OsString>) {
         self.env.insert(name.into(), Some(value.into()));
     }

@@ -54,7 +54,7 @@ fn provenance_of(cyclonedx: &Value, spdx: &Value) -> Provenance {
     Provenance {
         build_definition: Definition {
             build_type: BUILD_TYPE.into(),
-            external_parameters: BTreeMap::new(),
+            external_parameters: [("service".to_owned(), json!("web"))].into(),
             internal_parameters: BTreeMap::new(),
             resolved_dependencies: vec![Resource::of_commit(&commit)],
         },
@@ -85,6 +85,7 @@ impl Case {
             provenance: Some(Digest::of(statements(&image)[1].to_bytes().unwrap())),
         };
         let expected = Expected {
+            service: Some("web".into()),
             builder: Some(LOCAL_BUILDER.into()),
             revision: Some(COMMIT.into()),
             release: Some(named),
@@ -148,6 +149,13 @@ const ENVELOPE: &str = "dsseEnvelope";
 
 /// What was done, how, which check tells, how it ends, and what is said.
 const TAMPERED: &[Tampering] = &[
+    (
+        "another service's image in the place of this one",
+        |case| case.expected.service = Some("admin".into()),
+        "provenance",
+        Outcome::Failed,
+        "it is of `web`, not of `admin`",
+    ),
     ("unsigned", |case| case.attached.clear(), "signature", Outcome::Missing, "nothing of this kind"),
     (
         "only the signature is gone",
