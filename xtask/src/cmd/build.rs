@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
 use ::build::{BuildError, Platforms, PlatformsReport, Report, Request, Session, Verification};
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use oci::Layout;
 use supply::SigningKey;
 use workspace::{KeySource, Platform, Settings};
@@ -12,13 +12,20 @@ use workspace::{KeySource, Platform, Settings};
 use crate::docker::Engine;
 use crate::exit::{Code, ResultExt};
 use crate::flags;
-use crate::render::{self, Progress};
+use crate::render::{self, Progress, Signed};
 
 pub(crate) fn run(flags: &flags::Build) -> Result<()> {
     let root = super::workspace_root().or_exit(Code::Configuration)?;
     let platforms = platforms(&root, &flags.platform).or_exit(Code::Configuration)?;
     match platforms.as_slice() {
         [] => single(Session::open(&root).or_exit(Code::Configuration)?, &root, flags),
+        [_, _, ..] if flags.explain => {
+            // What is done for one platform at a time must not look done for several.
+            Err(anyhow!(
+                "--explain looks at one platform at a time; name it, such as `--platform linux/amd64`"
+            ))
+            .or_exit(Code::Usage)
+        }
         [one] => single(Session::open_platform(&root, *one).or_exit(Code::Configuration)?, &root, flags),
         several => multiple(&root, several, flags),
     }
@@ -53,7 +60,8 @@ fn single(session: Session, root: &Path, flags: &flags::Build) -> Result<()> {
         true => Images { report: build(&mut session, &flags.services, &interrupted)?, signed_by: None },
         false => images(&mut session, &flags.services, &interrupted)?,
     };
-    render::report(&report, signed_by.as_deref(), flags.explain, flags.json)?;
+    let signed = signed(root, signed_by, flags)?;
+    render::report(&report, &signed, flags.explain, flags.json)?;
     if report.reason.is_some() {
         prune(&session, root, &interrupted);
     }
@@ -76,7 +84,7 @@ fn multiple(root: &Path, platforms: &[Platform], flags: &flags::Build) -> Result
     let interrupted = super::interruption()?;
     let report = build_all(&mut all, &flags.services, &interrupted)?;
     let signed_by = if flags.unsigned { None } else { sign_all(root, &report)? };
-    render::platforms(&report, signed_by.as_deref(), flags.json)?;
+    render::platforms(&report, &signed(root, signed_by, flags)?, flags.json)?;
     if report.platforms.values().any(|report| report.reason.is_some()) {
         prune(&Session::open(root)?, root, &interrupted);
     }
@@ -149,8 +157,10 @@ pub(crate) struct Images {
 
 /// The images of `services`, shown while they are made, and signed where there is a key.
 pub(crate) fn images(session: &mut Session, services: &[String], interrupted: &AtomicBool) -> Result<Images> {
+    // A key that cannot be had is said before anything compiles.
+    let key = key(session)?;
     let report = build(session, services, interrupted)?;
-    let signed_by = match key(session)? {
+    let signed_by = match key {
         Some(key) => {
             ::build::sign(&report, session.folder(), &key).context("cannot sign the images")?;
             Some(key.public().hint()?)
@@ -158,6 +168,16 @@ pub(crate) fn images(session: &mut Session, services: &[String], interrupted: &A
         None => None,
     };
     Ok(Images { report, signed_by })
+}
+
+/// What is said of signatures.
+fn signed(root: &Path, signed_by: Option<String>, flags: &flags::Build) -> Result<Signed> {
+    Ok(match signed_by {
+        Some(key) => Signed::By(key),
+        None if Settings::load(root)?.signing.key.is_none() => Signed::NotConfigured,
+        None if flags.unsigned => Signed::AsAsked,
+        None => Signed::NoKey,
+    })
 }
 
 /// The key that signs, where one is configured.

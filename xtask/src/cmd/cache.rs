@@ -29,7 +29,7 @@ pub(crate) fn run(flags: &flags::Cache) -> Result<()> {
             let limit = flags.limit.unwrap_or(stores.limit);
             let removed =
                 if flags.dry_run { stores.local.excess(limit) } else { stores.local.collect(limit) };
-            render::cache_removed(&removed?, flags.json)
+            render::cache_removed(&removed?, flags.dry_run, flags.json)
         }
         CacheCommand::Push(flags) => {
             let session = session(choose(Some(Mode::ReadWrite), &variable)?)?;

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use ::deps::{Places, Record, Recorded, Report, Service, Side, Sizes, Violation, Weight};
 use anyhow::{Context, Result, anyhow, bail};
 use stdx::Cmd;
-use workspace::{CargoConfig, Network, Settings, Workspace};
+use workspace::{Budget, CargoConfig, Network, Settings, Workspace};
 
 use crate::exit::{Code, ResultExt};
 use crate::flags;
@@ -186,7 +186,9 @@ fn check(loaded: &Loaded, flags: &flags::Deps) -> Result<()> {
         ::deps::check(service, &settings.budget(name), sizes)
     };
     let violations: Vec<Violation> = loaded.report.services.iter().flat_map(check).collect();
-    render::deps_check(&violations, loaded.report.services.len(), flags.json)?;
+    let names = loaded.report.services.keys();
+    let judged = names.filter(|name| settings.budget(name) != Budget::default()).count();
+    render::deps_check(&violations, judged, flags.json)?;
     match violations.len() {
         0 => Ok(()),
         1 => Err(anyhow!("1 thing is against the budget")).or_exit(Code::PolicyViolated),

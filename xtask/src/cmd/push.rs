@@ -20,6 +20,9 @@ use crate::render::{self, PlannedPush, PushedImage, TransferProgress};
 pub(crate) fn run(flags: &flags::Push) -> Result<()> {
     let root = super::workspace_root().or_exit(Code::Configuration)?;
     let session = Session::open(&root).or_exit(Code::Configuration)?;
+    // A place that cannot be is said before anything compiles, whatever the services are called.
+    let example = flags.services.first().map_or("service", String::as_str);
+    repository(&session, example, flags).or_exit(Code::Configuration)?;
     let interrupted = super::interruption()?;
     let Made { layout, images: made } = make(&root, flags, &interrupted)?;
     let named = |(service, _): &(BuiltService, Digest)| targets(&session, service, flags);
@@ -130,25 +133,36 @@ impl Target {
 
 fn targets(session: &Session, service: &BuiltService, flags: &flags::Push) -> Result<Target> {
     let by_settings = session.reference(service);
-    let (name, version) = by_settings.rsplit_once(':').context("the name of an image ends with its tag")?;
-    let name = match &flags.to {
-        Some(prefix) if prefix.ends_with(char::is_alphanumeric) => format!("{prefix}/{}", service.name),
-        Some(prefix) => format!("{prefix}{}", service.name),
-        None => name.to_owned(),
-    };
-    let reference: Reference = name.parse()?;
-    // Without a host a name means Docker's own registry, for all the world to see: that should be said, not forgotten.
-    if reference.host == "docker.io" && !name.starts_with("docker.io/") {
-        bail!(
-            "`{name}` names no registry; begin `image: {{ prefix: … }}` in slipway.yaml, or --to, with its host, such as \
-             registry.example/team/ (docker.io/ for Docker Hub)"
-        );
-    }
+    let (_, version) = by_settings.rsplit_once(':').context("the name of an image ends with its tag")?;
+    let reference = repository(session, &service.name, flags)?;
     let tags = if flags.tags.is_empty() { vec![version.to_owned()] } else { flags.tags.clone() };
     for tag in &tags {
         reference.with_tag(tag)?;
     }
     Ok(Target { reference, tags })
+}
+
+/// Where the images of `service` go.
+fn repository(session: &Session, service: &str, flags: &flags::Push) -> Result<Reference> {
+    let prefix = match &flags.to {
+        Some(prefix) if prefix.ends_with(char::is_alphanumeric) => format!("{prefix}/"),
+        Some(prefix) => prefix.clone(),
+        None => session.settings().image.prefix.clone(),
+    };
+    let name = format!("{prefix}{service}");
+    let reference: Reference = name.parse()?;
+    // Without a host a name means Docker's own registry, for all the world to see: that should be said, not forgotten.
+    if reference.host == "docker.io" && !name.starts_with("docker.io/") {
+        let problem = match prefix.as_str() {
+            "" => "nothing says where images go".to_owned(),
+            prefix => format!("`{prefix}` names no registry"),
+        };
+        bail!(
+            "{problem}; begin `image: {{ prefix: … }}` in slipway.yaml, or --to, with its host, such as registry.example/team/ \
+             (docker.io/ for Docker Hub)"
+        );
+    }
+    Ok(reference)
 }
 
 /// Ends the program when the user interrupts: a registry forgets what was begun, and tags are set last.

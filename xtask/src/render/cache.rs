@@ -32,7 +32,7 @@ pub(crate) fn stats(stores: &Stores, usage: &[Usage], as_json: bool) -> Result<(
 }
 
 /// What was removed from this machine's store, or would be.
-pub(crate) fn removed(removed: &[Usage], as_json: bool) -> Result<()> {
+pub(crate) fn removed(removed: &[Usage], dry_run: bool, as_json: bool) -> Result<()> {
     let total: u64 = removed.iter().map(|entry| entry.bytes).sum();
     if as_json {
         return document("slipway.cache-gc/1", json!({ "bytes": total, "entries": removed }));
@@ -41,8 +41,11 @@ pub(crate) fn removed(removed: &[Usage], as_json: bool) -> Result<()> {
     for entry in removed {
         table.row([entry.key.clone(), bytes(entry.bytes), format!("{} h", entry.idle_s / 3600)]);
     }
-    let table = if removed.is_empty() { String::new() } else { table.to_string() };
-    print(&format!("{table}{} entries, {}\n", removed.len(), bytes(total)))
+    if removed.is_empty() {
+        return print("nothing to remove: the store is within its limit\n");
+    }
+    let verb = if dry_run { "would be removed" } else { "removed" };
+    print(&format!("{table}{} entries, {} {verb}\n", removed.len(), bytes(total)))
 }
 
 /// What was moved between stores, or would be.

@@ -234,6 +234,9 @@ pub(crate) fn deps_check(violations: &[Violation], services: usize, as_json: boo
     if as_json {
         return document("slipway.deps-check/1", json!({ "violations": violations }));
     }
+    if services == 0 {
+        return print("nothing to check: no service has a budget (`deps:` in slipway.yaml)\n");
+    }
     let mut text = String::new();
     for one in violations {
         writeln!(text, "{}: {}: {}\n  next: {}", one.service, one.rule, one.message, one.cure)?;

@@ -16,7 +16,7 @@ mod transfer;
 mod verify;
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
+use std::fmt::{self, Write as _};
 use std::io::Write as _;
 use std::path::Path;
 
@@ -112,10 +112,10 @@ pub(crate) fn plans(plans: &BTreeMap<String, Loaded>, as_json: bool) -> Result<(
 }
 
 /// Prints what a build gave.
-pub(crate) fn report(report: &Report, signed_by: Option<&str>, explain: bool, as_json: bool) -> Result<()> {
+pub(crate) fn report(report: &Report, signed: &Signed, explain: bool, as_json: bool) -> Result<()> {
     if as_json {
         let mut value = serde_json::to_value(report)?;
-        value["signed_by"] = json!(signed_by);
+        value["signed_by"] = json!(signed.by());
         return document("slipway.build/1", value);
     }
     let mut table = Table::new(["image", "digest", "size", "unpacked", "layers", "seconds"]);
@@ -138,14 +138,14 @@ pub(crate) fn report(report: &Report, signed_by: Option<&str>, explain: bool, as
         }
     };
     let actions = if explain { cache::actions(report) } else { String::new() };
-    print(&format!("{actions}{table}{summary}\n{}\n", signed(signed_by)))
+    print(&format!("{actions}{table}{summary}\n{signed}"))
 }
 
 /// Prints what builds for several platforms gave.
-pub(crate) fn platforms(report: &PlatformsReport, signed_by: Option<&str>, as_json: bool) -> Result<()> {
+pub(crate) fn platforms(report: &PlatformsReport, signed: &Signed, as_json: bool) -> Result<()> {
     if as_json {
         let mut value = serde_json::to_value(report)?;
-        value["signed_by"] = json!(signed_by);
+        value["signed_by"] = json!(signed.by());
         return document("slipway.build-platforms/1", value);
     }
     let mut table = Table::new(["image", "platform", "digest", "size", "unpacked", "layers", "seconds"]);
@@ -174,14 +174,39 @@ pub(crate) fn platforms(report: &PlatformsReport, signed_by: Option<&str>, as_js
             Some(reason) => writeln!(text, "{platform}: {reason}; compiled {compiled} of {units} units")?,
         }
     }
-    print(&format!("{text}({} s)\n{}\n", seconds(report.elapsed_ms), signed(signed_by)))
+    print(&format!("{text}({} s)\n{signed}", seconds(report.elapsed_ms)))
 }
 
-fn signed(signed_by: Option<&str>) -> String {
-    signed_by.map_or_else(
-        || "unsigned: there is no key (`signing.key` in slipway.yaml)".to_owned(),
-        |key| format!("signed by the key {key}"),
-    )
+/// What became of signing.
+pub(crate) enum Signed {
+    /// By the key that bundles call so.
+    By(String),
+    /// `signing.key` is configured, and this machine does not have it.
+    NoKey,
+    /// With `--unsigned`.
+    AsAsked,
+    /// Nobody asked for signatures: nothing is said of them.
+    NotConfigured,
+}
+
+impl Signed {
+    fn by(&self) -> Option<&str> {
+        match self {
+            Signed::By(key) => Some(key),
+            Signed::NoKey | Signed::AsAsked | Signed::NotConfigured => None,
+        }
+    }
+}
+
+impl fmt::Display for Signed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Signed::By(key) => writeln!(f, "signed by the key {key}"),
+            Signed::NoKey => writeln!(f, "unsigned: there is no key (`signing.key` in slipway.yaml)"),
+            Signed::AsAsked => writeln!(f, "unsigned, as asked"),
+            Signed::NotConfigured => Ok(()),
+        }
+    }
 }
 
 /// Prints a release manifest, and where it was written.
@@ -248,7 +273,8 @@ pub(crate) fn bytes(size: u64) -> String {
     match size {
         0..1_000 => format!("{size} B"),
         1_000..1_000_000 => format!("{:.1} kB", size as f64 / 1e3),
-        _ => format!("{:.2} MB", size as f64 / 1e6),
+        1_000_000..1_000_000_000 => format!("{:.2} MB", size as f64 / 1e6),
+        _ => format!("{:.2} GB", size as f64 / 1e9),
     }
 }
 
@@ -259,8 +285,8 @@ mod tests {
     #[test]
     fn sizes_for_people() {
         assert_eq!(
-            [0, 999, 1_000, 999_949, 5_120_000].map(bytes),
-            ["0 B", "999 B", "1.0 kB", "999.9 kB", "5.12 MB"]
+            [0, 999, 1_000, 999_949, 5_120_000, 10 << 30].map(bytes),
+            ["0 B", "999 B", "1.0 kB", "999.9 kB", "5.12 MB", "10.74 GB"]
         );
     }
 }

@@ -25,6 +25,29 @@ fn before_anything_was_done_every_command_says_what_to_do_first() {
 }
 
 #[test]
+fn what_was_never_asked_for_is_said_before_anything_compiles() {
+    let fixture = Fixture::hello();
+    fixture
+        .run(&["push"])
+        .fails(3, &["nothing says where images go", "`image: { prefix: … }` in slipway.yaml"]);
+    fixture.run(&["base", "lock"]).fails(3, &["nothing to lock", "`images:` in slipway.yaml"]);
+    assert!(!fixture.path("slipway.debian.lock").exists());
+    fixture.run(&["base", "build", "redis"]).fails(3, &["has no image `redis`; it has no `images:` at all"]);
+    let several = ["build", "--platform", "linux/amd64,linux/arm64", "--explain"];
+    fixture.run(&several).fails(2, &["--explain looks at one platform at a time"]);
+    let run = fixture.run(&["deps", "--check"]);
+    assert!(run.code == 0 && run.stdout.starts_with("nothing to check"), "{}{}", run.stdout, run.stderr);
+    fixture.write("slipway.yaml", "signing: { key: { file: no.key } }\n");
+    let run = fixture.run(&["build"]);
+    run.fails(3, &["cannot read", "no.key"]);
+    assert!(!run.stderr.contains("compiling"), "{}", run.stderr);
+    fixture.write("slipway.yaml", "build: []\n");
+    fixture
+        .run(&["build"])
+        .fails(3, &["slipway.yaml:1: build: ", "expected keys with values (`key: value`)"]);
+}
+
+#[test]
 fn a_package_with_two_programs_says_how_to_choose() {
     let fixture = Fixture::hello();
     fixture.write("crates/hello/src/bin/client.rs", "fn main() {}\n");

@@ -250,7 +250,7 @@ fn what_the_user_must_mend_is_said() {
     fs::remove_dir_all(rig.path("home/.config/docker")).unwrap();
     push(&[])
         .fails(3, &["cannot trust the certificate", &format!("/etc/docker/certs.d/{}/ca.crt", rig.host)]);
-    push(&["--to", "team/"]).fails(3, &["`team/api` names no registry", "docker.io/ for Docker Hub"]);
+    push(&["--to", "team/"]).fails(3, &["`team/` names no registry", "docker.io/ for Docker Hub"]);
     push(&["--to", "127.0.0.1:1/Team/"]).fails(3, &["is not the name of an image", "lower-case"]);
     push(&["--tag", "a b"]).fails(3, &["`a b` is not the name of an image", "a tag has"]);
     push(&["--to", "127.0.0.1:1"]).fails(1, &["cannot push", "no registry listens on 127.0.0.1:1"]);

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::AtomicBool;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use base::debian::{self, Lock, PackageRoot, Store, Wanted};
 use base::{Root, Start};
 use oci::{ImageSpec, Layout, Source, Tree};
@@ -118,7 +118,8 @@ impl Session {
         let all = &self.settings.images;
         if let Some(name) = names.iter().find(|name| !all.contains_key(*name)) {
             let known: Vec<&str> = all.keys().map(String::as_str).collect();
-            bail!("slipway.yaml has no image `{name}`; it has {}", known.join(", "));
+            let known = if known.is_empty() { "no `images:` at all".to_owned() } else { known.join(", ") };
+            bail!("slipway.yaml has no image `{name}`; it has {known}");
         }
         let is_selected = |name: &String| names.is_empty() || names.contains(name);
         Ok(all
@@ -308,6 +309,11 @@ impl Session {
         let settings = &self.settings.debian;
         let wanted = wanted_roots(&self.root, &self.settings)?;
         let before = Lock::load(&self.root)?;
+        ensure!(
+            !wanted.is_empty() || before.is_some(),
+            "nothing to lock: no service and no image has a base of Debian packages \
+             (`image.base: {{ debian: [...] }}` of services, `images:` in slipway.yaml)"
+        );
         let kept = before.as_ref().filter(|_| update == Update::WhatIsAsked);
         if let Some(kept) = kept
             && kept.release == settings.release

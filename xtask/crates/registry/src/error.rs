@@ -39,10 +39,7 @@ pub enum Error {
         detail: String,
     },
     /// The registry's certificate cannot be trusted.
-    #[error(
-        "cannot trust the certificate of {host} ({detail}); if its authority is your own, put the authority's certificate into \
-         /etc/docker/certs.d/{host}/ca.crt, or name a file of all trusted authorities with SSL_CERT_FILE"
-    )]
+    #[error("cannot trust the certificate of {host} ({detail}); {}", trust(host, detail))]
     Untrusted {
         /// The registry.
         host: String,
@@ -101,6 +98,18 @@ pub(crate) fn detail(status: StatusCode, body: &[u8]) -> String {
     if said.is_empty() || said.starts_with('<') { status.to_string() } else { said }
 }
 
+/// What to do about a certificate that is not trusted.
+fn trust(host: &str, detail: &str) -> String {
+    if detail.contains("CaUsedAsEndEntity") {
+        return "it is an authority's own and no server's; make one with `openssl req -x509 -addext basicConstraints=critical,CA:FALSE …`"
+            .to_owned();
+    }
+    format!(
+        "if its authority is your own, put the authority's certificate into /etc/docker/certs.d/{host}/ca.crt, or name a file of \
+         all trusted authorities with SSL_CERT_FILE"
+    )
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -114,5 +123,14 @@ mod tests {
         assert_eq!(said("<html>"), "403 Forbidden");
         assert_eq!(said(""), "403 Forbidden");
         assert!(said(&"x".repeat(100_000)).len() <= MAX_DETAIL);
+    }
+
+    #[test]
+    fn what_to_do_about_a_certificate_goes_by_what_is_wrong_with_it() {
+        let text = |detail: &str| {
+            Error::Untrusted { host: "r.example:5".to_owned(), detail: detail.to_owned() }.to_string()
+        };
+        assert!(text("UnknownIssuer").contains("/etc/docker/certs.d/r.example:5/ca.crt"));
+        assert!(text("Other(OtherError(CaUsedAsEndEntity))").contains("CA:FALSE"));
     }
 }

@@ -30,6 +30,14 @@ pub struct Problem {
     pub message: String,
 }
 
+/// Names of our types say nothing to whoever wrote the file.
+fn plain(message: &str) -> String {
+    match message.split_once("expected struct ") {
+        Some((found, _)) => format!("{found}expected keys with values (`key: value`)"),
+        None => message.to_owned(),
+    }
+}
+
 impl File {
     /// Reads the file at `path`; `None` where there is none.
     pub fn read_if_exists(path: &Path) -> Result<Option<File>> {
@@ -53,7 +61,7 @@ impl File {
                 .split_once(": ")
                 .filter(|(path, _)| key.starts_with(path))
                 .map_or(message, |(_, rest)| rest);
-            Problem { file: self.path.clone(), line, key, message: message.to_owned() }
+            Problem { file: self.path.clone(), line, key, message: plain(message) }
         })
     }
 
@@ -178,6 +186,19 @@ list:
             "a.yaml:2: http.port: invalid type: string \"many\", expected u16"
         );
         assert!(error("http: {").starts_with("a.yaml:"), "{}", error("http: {"));
+    }
+
+    #[test]
+    fn errors_name_no_type_of_ours() {
+        #[derive(Debug, serde::Deserialize)]
+        struct Wire {
+            #[serde(rename = "port")]
+            _port: u16,
+        }
+        assert_eq!(
+            file("http: many\n").parse::<BTreeMap<String, Wire>>().unwrap_err().to_string(),
+            "a.yaml:1: http: invalid type: string \"many\", expected keys with values (`key: value`)"
+        );
     }
 
     #[test]

@@ -85,6 +85,18 @@ pub fn slipway_dir(root: &Path, target_dir: &Path) -> PathBuf {
     }
 }
 
+/// What mends it, where the text of Cargo's error tells.
+fn next_step(error: &str) -> &'static str {
+    // What Cargo says of the lock file talks of `--offline` as well.
+    if error.contains("lock file") {
+        "; an outdated Cargo.lock is mended by `cargo update --workspace`"
+    } else if error.contains("--offline") {
+        "; without a network, packages must have been fetched before: `cargo fetch --locked`"
+    } else {
+        ""
+    }
+}
+
 /// Build scripts run here: where images are for another platform, what only this one needs is compiled as well.
 fn host_filter(target: &str) -> Option<&'static str> {
     let is_host = cfg!(all(target_os = "linux", target_env = "gnu"))
@@ -126,10 +138,12 @@ impl Workspace {
         if !settings.build.default_features {
             command.features(CargoOpt::NoDefaultFeatures);
         }
-        let metadata = command
-            .other_options(options.map(str::to_owned).collect::<Vec<_>>())
-            .exec()
-            .context("cannot read the dependency graph; an outdated Cargo.lock is mended by `cargo update --workspace`")?;
+        let metadata = command.other_options(options.map(str::to_owned).collect::<Vec<_>>()).exec().map_err(
+            |error| {
+                let next = next_step(&error.to_string());
+                anyhow::Error::new(error).context(format!("cannot read the dependency graph{next}"))
+            },
+        )?;
         let services = services(root, &settings, &metadata)?;
         Ok(Workspace { root: root.to_owned(), settings, services, metadata })
     }
@@ -154,5 +168,19 @@ impl Workspace {
     /// What Cargo says of the service's package.
     pub fn package(&self, service: &Service) -> &Package {
         &self.metadata[&service.package]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_next_step_is_named_only_where_it_helps() {
+        assert!(
+            next_step("the lock file needs to be updated but --locked was passed").contains("cargo update")
+        );
+        assert!(next_step("you may wish to retry without `--offline`").contains("cargo fetch"));
+        assert_eq!(next_step("could not find specification for target \"foo\""), "");
     }
 }
