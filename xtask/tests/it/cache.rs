@@ -42,6 +42,8 @@ fn fill(fixture: &Fixture) {
          let out = std::env::var(\"OUT_DIR\").unwrap();\n\
          std::fs::write(format!(\"{out}/generated.rs\"), format!(\"const NAME: &str = {:?};\", name + &suffix)).unwrap(); }\n",
     );
+    // Nobody needs it; Cargo has a folder of that name.
+    fixture.library("deps", "", "");
     fixture.write("data/name.txt", "name");
     fixture.write("data/more/a.txt", "a");
     fixture.write("crates/app/service.yaml", "image:\n  assets:\n    - { from: assets, to: /app/assets }\n");

@@ -370,9 +370,12 @@ impl<'a> Reuse<'a> {
             format!("--target-dir={}", copy.display()),
         ]);
         let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+        // None but those that were compiled: cleaning a package whose library is called `deps` takes the folder of that name along.
+        let compiled = compiled_packages(self.plan, &copy);
+        let own = self.members.iter().map(|(_, name)| name).filter(|name| compiled.contains(*name));
         let clean = Cmd::new(cargo)
             .args(args)
-            .args(self.members.iter().map(|(_, name)| format!("--package={name}")))
+            .args(own.map(|name| format!("--package={name}")))
             .env("CARGO_BUILD_BUILD_DIR", &copy)
             .cwd(&self.plan.root);
         clean.read().context("cannot leave our own packages out of compiled dependencies")?;
@@ -528,4 +531,14 @@ fn link_all(from: &Path, to: &Path) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// The names of the packages that Cargo's folder `copy` has fingerprints of (`<name>-<hash>`).
+fn compiled_packages(plan: &Plan, copy: &Path) -> BTreeSet<String> {
+    let folders = plan.profile_folders().into_iter();
+    let inside = folders.filter_map(|folder| Some(copy.join(folder.strip_prefix(&plan.build_dir).ok()?)));
+    let entries =
+        inside.flat_map(|folder| std::fs::read_dir(folder.join(".fingerprint")).into_iter().flatten());
+    let name = |entry: std::fs::DirEntry| Some(entry.file_name().to_str()?.rsplit_once('-')?.0.to_owned());
+    entries.flatten().filter_map(name).collect()
 }
