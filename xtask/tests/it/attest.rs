@@ -10,7 +10,7 @@ use oci::Layout;
 use serde_json::{Value, json};
 use stdx::Digest;
 
-use crate::support::{Fixture, digests, is_required, wait_for};
+use crate::support::{Fixture, digests, wait_for, works};
 
 const SETTINGS: &str =
     "image: { vendor: Example Ltd }\nsigning: { key: { file: slipway.key }, public_key: slipway.pub }\n";
@@ -396,19 +396,6 @@ fn an_environment_that_asks_for_signed_images_refuses_others() {
     fixture.run(&["verify", "hello", "--service", "vault"]).fails(13, &["not every check holds"]);
     fixture.write("slipway.yaml", "");
     deploy().fails(3, &["signing.public_key"]);
-}
-
-fn works(name: &str, program: &str, probe: &[&str]) -> bool {
-    let works = Command::new(program)
-        .args(probe)
-        .stderr(Stdio::null())
-        .output()
-        .is_ok_and(|output| output.status.success());
-    assert!(works || !is_required(name), "{name} is required and does not work");
-    if !works {
-        eprintln!("skipped: {name} does not work on this machine");
-    }
-    works
 }
 
 #[track_caller]

@@ -5,7 +5,7 @@ use std::process::Command;
 
 use serde_json::Value;
 
-use crate::support::{Fixture, is_required};
+use crate::support::{Fixture, have, is_required};
 
 /// The files of an image's layer, by its comment.
 fn layers(report: &Value, service: usize) -> Vec<(String, String)> {
@@ -14,15 +14,9 @@ fn layers(report: &Value, service: usize) -> Vec<(String, String)> {
     layers.iter().map(|layer| (text(&layer["comment"]), text(&layer["digest"]))).collect()
 }
 
-/// Whether Docker answers; a test that needs it and must run fails where it does not.
+/// Whether a Docker engine answers.
 fn docker() -> bool {
-    let output = Command::new("docker").args(["version", "--format", "{{.Server.Version}}"]).output();
-    let answers = output.is_ok_and(|output| output.status.success());
-    assert!(answers || !is_required("docker"), "docker is required and does not answer");
-    if !answers {
-        eprintln!("SKIPPED: no Docker engine answers");
-    }
-    answers
+    have("docker", &["version", "--format", "{{.Server.Version}}"])
 }
 
 /// Lists the regular files and links of the layer.

@@ -3,26 +3,10 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::process::Command;
 
 use serde_json::Value;
 
-use crate::support::{Fixture, is_required};
-
-fn have(program: &str, probe: &[&str]) -> bool {
-    let works = Command::new(program).args(probe).output().is_ok_and(|output| output.status.success());
-    assert!(works || !is_required(program), "{program} is required and does not work");
-    if !works {
-        eprintln!("skipped: {program} does not work on this machine");
-    }
-    works
-}
-
-fn output(program: &str, args: &[&str]) -> String {
-    let output = Command::new(program).args(args).output().unwrap();
-    assert!(output.status.success(), "{program} {args:?}: {}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).unwrap()
-}
+use crate::support::{Fixture, have, output};
 
 /// A service that tells who it is, where time zones lie, and whether it can write to its root.
 fn service() -> Fixture {

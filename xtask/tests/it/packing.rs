@@ -4,29 +4,12 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use serde_json::Value;
 
-use crate::support::{Fixture, digests, is_required};
+use crate::support::{Fixture, digests, have, is_required, output};
 
 const ARM: &str = "aarch64-unknown-linux-gnu";
-
-/// Whether the program can be run here; says so where not, and fails where it is required.
-fn have(program: &str, probe: &[&str]) -> bool {
-    let works = Command::new(program).args(probe).output().is_ok_and(|output| output.status.success());
-    assert!(works || !is_required(program), "{program} is required and does not work");
-    if !works {
-        eprintln!("skipped: {program} does not work on this machine");
-    }
-    works
-}
-
-fn output(program: &str, args: &[&str]) -> String {
-    let output = Command::new(program).args(args).output().unwrap();
-    assert!(output.status.success(), "{program} {args:?}: {}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).unwrap()
-}
 
 /// A service with a C function of its own, compiled through the `cc` crate.
 fn with_c() -> Fixture {

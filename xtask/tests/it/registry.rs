@@ -7,22 +7,7 @@ use std::process::{Child, Command, Stdio};
 
 use serde_json::Value;
 
-use crate::support::{Fixture, is_required};
-
-fn have(program: &str, probe: &[&str]) -> bool {
-    let works = Command::new(program).args(probe).output().is_ok_and(|output| output.status.success());
-    assert!(works || !is_required(program), "{program} is required and does not work");
-    if !works {
-        eprintln!("skipped: {program} does not work on this machine");
-    }
-    works
-}
-
-fn output(program: &str, args: &[&str]) -> String {
-    let output = Command::new(program).args(args).output().unwrap();
-    assert!(output.status.success(), "{program} {args:?}: {}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).unwrap()
-}
+use crate::support::{Fixture, have, is_required, output};
 
 /// A registry with TLS and the account `me`, and a home of a user who is logged in there.
 struct Rig {

@@ -211,6 +211,28 @@ pub(crate) fn is_required(program: &str) -> bool {
     std::env::var("SLIPWAY_TEST_REQUIRE").is_ok_and(|list| list.split(',').any(|name| name == program))
 }
 
+/// Whether the program can be run here; says so where not, and fails where it is required.
+pub(crate) fn have(program: &str, probe: &[&str]) -> bool {
+    works(program, program, probe)
+}
+
+/// The same for what SLIPWAY_TEST_REQUIRE calls `name`.
+pub(crate) fn works(name: &str, program: &str, probe: &[&str]) -> bool {
+    let works = Command::new(program).args(probe).output().is_ok_and(|output| output.status.success());
+    assert!(works || !is_required(name), "{name} is required and does not work");
+    if !works {
+        eprintln!("skipped: {name} does not work on this machine");
+    }
+    works
+}
+
+/// What the program prints; panics where it fails.
+pub(crate) fn output(program: &str, args: &[&str]) -> String {
+    let output = Command::new(program).args(args).output().unwrap();
+    assert!(output.status.success(), "{program} {args:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
 /// Polls until `probe` gives a value; panics after a minute.
 pub(crate) fn wait_for<T>(what: &str, mut probe: impl FnMut() -> Option<T>) -> T {
     let deadline = Instant::now() + Duration::from_secs(60);

@@ -15,7 +15,7 @@ use crate::toolchain::Toolchain;
 
 /// Build scripts and procedural macros that ask for the time are told this one (1980-01-01, the first that zip archives can
 /// hold), so that a commit that changes nothing else changes no binary. A value that the user set is left alone.
-const SOURCE_DATE_EPOCH: &str = "315532800";
+pub const SOURCE_DATE_EPOCH: &str = "315532800";
 
 /// A path of this machine and the name that stands for it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]

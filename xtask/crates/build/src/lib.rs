@@ -47,6 +47,7 @@ mod work;
 pub use bases::{BreakEven, Sizes};
 pub use documents::{CYCLONEDX, SPDX, STATEMENT};
 pub use event::{Event, Reporter};
+pub use flags::SOURCE_DATE_EPOCH;
 pub use git::GitState;
 pub use leak::Leak;
 pub use plan::{Plan, ServicePlan};

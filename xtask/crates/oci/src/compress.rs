@@ -144,6 +144,7 @@ fn zstd_encoder<W: Write>(out: W) -> Result<zstd::stream::write::Encoder<'static
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::gzip::tests::sample;
 
     const ALL: [Compression; 3] = [Compression::Gzip, Compression::Zstd, Compression::None];
 
@@ -153,15 +154,6 @@ mod tests {
             encoder.write_all(chunk).unwrap();
         }
         encoder.finish().unwrap()
-    }
-
-    fn sample(length: usize) -> Vec<u8> {
-        let mut state = 1u32;
-        let mut next = || {
-            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            (state >> 24) as u8 & 0x1f
-        };
-        (0..length).map(|_| next()).collect()
     }
 
     /// 128 KiB is a block of zstd: its edges are where a cut could show.

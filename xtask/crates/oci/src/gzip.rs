@@ -79,7 +79,7 @@ impl<W: Write> Write for GzipWriter<W> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use std::io::Read;
 
@@ -91,7 +91,8 @@ mod tests {
         writer.finish().unwrap()
     }
 
-    fn sample(length: usize) -> Vec<u8> {
+    /// Bytes that can be compressed, and are the same each time.
+    pub(crate) fn sample(length: usize) -> Vec<u8> {
         let mut state = 1u32;
         let mut next = || {
             state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);

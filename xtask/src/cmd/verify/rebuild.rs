@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
-use ::build::{Circumstance, Difference, ImageAt, Request, Session};
+use ::build::{Circumstance, Difference, ImageAt, Request, SOURCE_DATE_EPOCH, Session};
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use stdx::Digest;
@@ -14,9 +14,6 @@ use workspace::Platform;
 use super::source::Source;
 use crate::exit::{Code, ResultExt};
 use crate::render::Progress;
-
-/// What build scripts are told for the time where nobody says otherwise.
-const DEFAULT_EPOCH: &str = "315532800";
 
 /// What building again gave.
 pub(crate) struct Rebuilt {
@@ -115,7 +112,7 @@ fn platform(provenance: &Provenance) -> Result<Platform> {
 fn epoch(provenance: &Provenance) -> Option<&str> {
     let environment = provenance.build_definition.internal_parameters.get("environment")?;
     let epoch = environment.get("SOURCE_DATE_EPOCH")?.as_str()?;
-    (epoch != DEFAULT_EPOCH && epoch.parse::<i64>().is_ok()).then_some(epoch)
+    (epoch != SOURCE_DATE_EPOCH && epoch.parse::<i64>().is_ok()).then_some(epoch)
 }
 
 /// What the build was made with and of then, where that is another here, in words.
