@@ -166,7 +166,12 @@ mod tests {
     }
 
     fn toolchain(release: &str) -> Toolchain {
-        Toolchain { release: release.into(), commit: "c0ffee".into(), sysroot: "/sys".into() }
+        Toolchain {
+            release: release.into(),
+            commit: "c0ffee".into(),
+            host: "host".into(),
+            sysroot: "/sys".into(),
+        }
     }
 
     #[test]

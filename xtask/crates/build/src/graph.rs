@@ -58,6 +58,8 @@ struct Dependency {
 impl Graph {
     /// Asks Cargo. `scratch` is a folder for what it notes about the compiler meanwhile.
     pub(crate) fn load(plan: &Plan, scratch: &Path) -> Result<Graph> {
+        // Cargo keeps what it learns of the compiler in this folder, where there is one.
+        stdx::fs::create_dir_all(scratch)?;
         let mut command = plan.command().args(["--unit-graph", "-Zunstable-options"]);
         let target_dir = format!("--target-dir={}", plan.build_dir.display());
         for arg in command.args.iter_mut().filter(|arg| **arg == *target_dir) {

@@ -101,11 +101,9 @@ impl Identity {
     }
 
     fn rustc(&mut self, places: &Places<'_>, memory: &mut Memory) {
-        let Toolchain { release, commit, sysroot } = places.toolchain;
+        let Toolchain { release, commit, host, sysroot } = places.toolchain;
         self.facts.insert("rustc".to_owned(), format!("{release} ({commit})"));
-        let host = rustc(places.root).arg("-vV").read().unwrap_or_default();
-        let host = host.lines().find_map(|line| line.strip_prefix("host: ")).unwrap_or("unknown");
-        self.facts.insert("rustc.host".to_owned(), host.to_owned());
+        self.facts.insert("rustc.host".to_owned(), host.clone());
         let is_driver = |name: &str| name.starts_with("librustc_driver") || name.starts_with("libLLVM");
         let mut driver = list(&sysroot.join("lib"), &is_driver);
         driver.push(sysroot.join("bin/rustc"));

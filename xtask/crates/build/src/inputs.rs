@@ -108,7 +108,7 @@ pub(crate) fn runtime_objects(compiler: Option<&Path>) -> BTreeSet<PathBuf> {
         // The compiler prints the bare name of what it does not find.
         Some(PathBuf::from(printed)).filter(|path| path.is_absolute())
     };
-    NAMES.iter().filter_map(path).collect()
+    stdx::threads::map(&NAMES, path).into_iter().flatten().collect()
 }
 
 /// What compilers and build scripts declared; `None` where Cargo left no account of it. `members` are folders and names of

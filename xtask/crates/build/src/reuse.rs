@@ -166,15 +166,20 @@ impl<'a> Reuse<'a> {
         observed: &Observed,
         compiled: &Compiled,
     ) -> Result<()> {
+        let blobs = self.stores.writes().then(|| {
+            stdx::threads::map(services, |service| {
+                let binary = compiled.binaries.get(&(service.package.clone(), service.binary.clone()))?;
+                Some(Blob::of_compressed(binary, self.paths.folder()))
+            })
+        });
+        let mut blobs = blobs.unwrap_or_default().into_iter();
         for service in services {
             let parts = self.ingredients.service(service, inputs)?;
             let declared = self.ingredients.declared(service, observed, &parts);
             let parts = self.ingredients.with_declared(&parts, &declared);
-            let binary = compiled.binaries.get(&(service.package.clone(), service.binary.clone()));
-            if let Some(binary) = binary.filter(|_| self.stores.writes()) {
+            if let Some(blob) = blobs.next().flatten() {
                 let key = Key { kind: Kind::Service, digest: parts.digest()? };
-                let blob = Blob::of_compressed(binary, self.paths.folder())?;
-                self.stores.put(&key, &blob);
+                self.stores.put(&key, &blob?);
                 self.record(Kind::Service, &service.name, declared, &parts)?;
             }
             self.last.set(&format!("compile {}", service.name), parts);

@@ -208,9 +208,7 @@ impl Session {
 
     /// Plans the images of `names` (all services where empty). Nothing is compiled or written.
     pub fn plan(&self, names: &[String]) -> Result<Loaded> {
-        let cargo = CargoConfig::load(&self.root, self.settings.build.target.as_deref())?;
-        let workspace = Workspace::load(&self.root, self.settings.clone(), &cargo.target)?;
-        let toolchain = Toolchain::load(&self.root)?;
+        let (cargo, workspace, toolchain) = self.ask()?;
         let env = |name: &str| cargo.variable(name, std::env::var(name).ok());
         let tools = cross::load(&cargo, &toolchain, &workspace, &env)?;
         let lock = stdx::fs::read(&self.root.join("Cargo.lock"))?;
@@ -256,6 +254,17 @@ impl Session {
             root: self.root.clone(),
             memory: self.paths.toolchain(),
             identity: OnceLock::new(),
+        })
+    }
+
+    /// What Cargo and the compiler say of themselves and of the workspace; they are asked at the same time.
+    fn ask(&self) -> Result<(CargoConfig, Workspace, Toolchain)> {
+        std::thread::scope(|scope| {
+            let toolchain = scope.spawn(|| Toolchain::load(&self.root));
+            let cargo = CargoConfig::load(&self.root, self.settings.build.target.as_deref())?;
+            let workspace = Workspace::load(&self.root, self.settings.clone(), &cargo.target)?;
+            let toolchain = toolchain.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+            Ok((cargo, workspace, toolchain))
         })
     }
 
@@ -376,9 +385,13 @@ impl Session {
         interrupted: &AtomicBool,
     ) -> Result<Report> {
         let reason = self.reason(&state, &loaded.names);
-        let inputs = Inputs::take(self.sources(loaded, &loaded.names)?)?;
         let stores = self.stores()?;
-        let graph = self.graph(loaded, reporter);
+        let (inputs, graph) = std::thread::scope(|scope| {
+            let graph = scope.spawn(|| self.graph(loaded, reporter));
+            let inputs = self.sources(loaded, &loaded.names).and_then(Inputs::take);
+            (inputs, graph.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+        });
+        let inputs = inputs?;
         let reuse =
             graph.as_ref().map(|graph| Reuse::new(loaded, graph, &inputs, &self.paths, &stores.layered));
         let reuse = reuse.and_then(|reuse| unless_it_fails(reuse, reporter));

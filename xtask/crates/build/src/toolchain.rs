@@ -12,6 +12,8 @@ pub(crate) struct Toolchain {
     pub(crate) release: String,
     /// Commit of the compiler's source.
     pub(crate) commit: String,
+    /// What it runs on.
+    pub(crate) host: String,
     /// Folder of the toolchain.
     pub(crate) sysroot: PathBuf,
 }
@@ -20,13 +22,20 @@ impl Toolchain {
     /// Asks the rustc that Cargo would use in `root`.
     pub(crate) fn load(root: &Path) -> Result<Toolchain> {
         let rustc = || Cmd::new(std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into())).cwd(root);
-        let verbose = rustc().arg("-vV").read().context("cannot ask rustc for its version")?;
+        let questions: [&[&str]; 2] = [&["-vV"], &["--print", "sysroot"]];
+        let mut answers = stdx::threads::map(&questions, |args| rustc().args(*args).read()).into_iter();
+        let mut answer = || answers.next().context("an answer for each question")?;
+        let verbose = answer().context("cannot ask rustc for its version")?;
         let field = |name: &str| {
             let found = verbose.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "));
             found.map(str::to_owned).with_context(|| format!("`rustc -vV` does not tell its {name}"))
         };
-        let sysroot = rustc().args(["--print", "sysroot"]).read()?;
-        Ok(Toolchain { release: field("release")?, commit: field("commit-hash")?, sysroot: sysroot.into() })
+        Ok(Toolchain {
+            release: field("release")?,
+            commit: field("commit-hash")?,
+            host: field("host")?,
+            sysroot: answer()?.into(),
+        })
     }
 
     /// Whether this compiler can keep paths out of objects and still show them in diagnostics.

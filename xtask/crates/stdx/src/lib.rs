@@ -5,6 +5,7 @@ mod cmd;
 mod digest;
 pub mod fs;
 pub mod json;
+pub mod threads;
 mod tied;
 pub mod time;
 pub mod yaml;
