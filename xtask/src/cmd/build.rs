@@ -5,6 +5,7 @@ use std::sync::atomic::AtomicBool;
 
 use ::build::{BuildError, Platforms, PlatformsReport, Report, Request, Session, Verification};
 use anyhow::{Context, Result, anyhow, bail};
+use cache::Mode;
 use oci::Layout;
 use supply::SigningKey;
 use workspace::{KeySource, Platform, Settings};
@@ -42,8 +43,21 @@ pub(crate) fn platforms(root: &Path, asked: &[Platform]) -> Result<Vec<Platform>
     Ok(platforms)
 }
 
+/// How results of other builds are used: not at all where the images are going to be signed. A signature says that the binary was
+/// compiled from the sources that its provenance names.
+fn mode(settings: &Settings, flags: &flags::Build) -> Result<Mode> {
+    let mode = super::cache::mode(&flags.cache)?;
+    if mode == Mode::Off || flags.unsigned || !super::key::is_there(&settings.signing) {
+        return Ok(mode);
+    }
+    if flags.explain || super::cache::is_asked_for(&flags.cache) {
+        eprintln!("the cache is not used: what is signed is compiled from the sources; `--unsigned` uses it");
+    }
+    Ok(Mode::Off)
+}
+
 fn single(session: Session, root: &Path, flags: &flags::Build) -> Result<()> {
-    let mode = super::cache::mode(&flags.cache).or_exit(Code::Configuration)?;
+    let mode = mode(session.settings(), flags).or_exit(Code::Configuration)?;
     let mut session = session.with_cache(mode);
     if flags.dry_run {
         let loaded = session.plan(&flags.services).or_exit(Code::Configuration)?;
@@ -72,7 +86,8 @@ fn single(session: Session, root: &Path, flags: &flags::Build) -> Result<()> {
 }
 
 fn multiple(root: &Path, platforms: &[Platform], flags: &flags::Build) -> Result<()> {
-    let mode = super::cache::mode(&flags.cache).or_exit(Code::Configuration)?;
+    let mode =
+        mode(&Settings::load(root).or_exit(Code::Configuration)?, flags).or_exit(Code::Configuration)?;
     let mut all = Platforms::open(root, platforms).or_exit(Code::Configuration)?.with_cache(mode);
     if flags.dry_run {
         let plans = all.plan(&flags.services).or_exit(Code::Configuration)?;

@@ -54,6 +54,11 @@ pub(crate) fn mode(flags: &flags::CacheMode) -> Result<Mode> {
     choose(flags.mode, &variable)
 }
 
+/// Whether somebody asked for a way to use results.
+pub(crate) fn is_asked_for(flags: &flags::CacheMode) -> bool {
+    flags.mode.is_some() || variable("SLIPWAY_CACHE").is_some()
+}
+
 fn variable(name: &str) -> Option<String> {
     std::env::var(name).ok().filter(|value| !value.is_empty())
 }

@@ -76,6 +76,15 @@ fn is_in_git(path: &Path) -> bool {
     git(&["rev-parse", "--is-inside-work-tree"]) && !git(&["check-ignore", "--quiet", PRIVATE])
 }
 
+/// Whether images are going to be signed: a key is named, and a variable that should hold it does. Nothing of it is read.
+pub(crate) fn is_there(settings: &SigningSettings) -> bool {
+    match &settings.key {
+        None => false,
+        Some(KeySource::Env(name)) => std::env::var(name).is_ok_and(|pem| !pem.trim().is_empty()),
+        Some(KeySource::File(_) | KeySource::Command(_)) => true,
+    }
+}
+
 /// The key that signs, where one is configured. A variable that is not set is no key: not every machine has it.
 ///
 /// # Errors

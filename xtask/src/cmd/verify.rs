@@ -1,5 +1,6 @@
 //! `cargo xtask verify`: find the image, fetch what is attached to it, judge, build again where asked, report.
 
+mod lineage;
 mod rebuild;
 mod source;
 
@@ -35,13 +36,14 @@ pub(crate) fn run(flags: &flags::Verify) -> Result<()> {
     let expected = Expected {
         service: flags.service.clone().or_else(|| source.service(&flags.image)),
         builder: flags.builder.clone().or(settings.signing.builder.clone()),
-        revision: flags.revision.clone(),
+        revision: commit(&root, flags.revision.as_deref())?,
         release: flags
             .release
             .as_deref()
             .map(|path| named(path, &flags.image, &source.image()))
             .transpose()?,
     };
+    let newer_than = commit(&root, flags.newer_than.as_deref())?;
     let listed = source.listed().or_exit(Code::Configuration)?;
     let mut checks = Vec::new();
     let mut judged = Vec::new();
@@ -54,6 +56,11 @@ pub(crate) fn run(flags: &flags::Verify) -> Result<()> {
             judged.push(judge(Some(platform.clone()), source, &key, &of_listed(&expected, source))?);
         }
         checks.extend(expected.release.as_ref().map(|named| among(named, &judged)));
+    }
+    if let Some(than) = &newer_than {
+        for one in &mut judged {
+            one.verdict.checks.push(lineage::newer(&root, one.verdict.provenance.as_ref(), than));
+        }
     }
     let is_good = checks.iter().all(|check| check.outcome == Outcome::Ok)
         && judged.iter().all(|one| one.verdict.is_good());
@@ -77,6 +84,11 @@ pub(crate) fn run(flags: &flags::Verify) -> Result<()> {
         true => Ok(()),
         false => Err(anyhow!("{} was not reproduced", flags.image)).or_exit(Code::NotReproducible),
     }
+}
+
+/// The full id of what the user names.
+fn commit(root: &Path, name: Option<&str>) -> Result<Option<String>> {
+    name.map(|name| lineage::commit(root, name)).transpose().or_exit(Code::Configuration)
 }
 
 fn judge(platform: Option<String>, source: &Source, key: &PublicKey, expected: &Expected) -> Result<Judged> {
@@ -112,6 +124,7 @@ pub(crate) fn require(root: &Path, release: &Release, environment: &EnvironmentF
     let named = policy.public_key.as_ref().map(|path| root.join(path));
     let key = key(root, &settings, named.as_deref()).or_exit(Code::Configuration)?;
     let builder = policy.builder.clone().or(settings.signing.builder);
+    let newer_than = commit(root, policy.newer_than.as_deref())?;
     let mut refusals = Vec::new();
     for (name, service) in &release.services {
         let source = Source::built(root, service.image).or_exit(Code::Configuration)?;
@@ -122,7 +135,9 @@ pub(crate) fn require(root: &Path, release: &Release, environment: &EnvironmentF
             release: Some(of(service)),
         };
         let attached = source.attached(&key).or_exit(Code::Configuration)?;
-        let verdict = supply::judge(&service.image, &attached, &key, &expected);
+        let mut verdict = supply::judge(&service.image, &attached, &key, &expected);
+        let lineage = newer_than.as_ref().map(|than| lineage::newer(root, verdict.provenance.as_ref(), than));
+        verdict.checks.extend(lineage);
         let bad = verdict.checks.into_iter().filter(|check| check.outcome != Outcome::Ok);
         refusals
             .extend(bad.map(|check| format!("\n  {name}: {}: {}", check.name, render::plain(&check.detail))));

@@ -287,6 +287,116 @@ fn the_commit_is_built_again_elsewhere_and_gives_the_same_digest() {
     );
 }
 
+/// What provenance says of the source: whether it counts as what the commit holds, and if not, why.
+fn source(fixture: &Fixture) -> (bool, String) {
+    let bytes = fs::read(fixture.path("target/slipway/provenance/hello.json")).unwrap();
+    let document: Value = serde_json::from_slice(&bytes).unwrap();
+    let resources = document["predicate"]["buildDefinition"]["resolvedDependencies"].as_array().unwrap();
+    let source = resources.iter().find(|one| one["name"] == "source").unwrap();
+    let doubts = source["annotations"]["doubts"].as_array().cloned().unwrap_or_default();
+    let doubts: Vec<&str> = doubts.iter().map(|one| one.as_str().unwrap()).collect();
+    (source["annotations"]["dirty"].as_bool().unwrap(), doubts.join("; "))
+}
+
+#[test]
+fn a_source_that_was_another_while_it_was_built_is_named() {
+    let fixture = signed();
+    // Around the compiler: the source is another one while it is read, and comes back with its old times.
+    let around = "case \"$*\" in *crates/hello/src/main.rs*) if [ -e evil.rs ]; then\n\
+                  mv crates/hello/src/main.rs kept.rs; mv evil.rs crates/hello/src/main.rs; \"$@\"; code=$?\n\
+                  mv kept.rs crates/hello/src/main.rs; exit $code; fi;; esac\nexec \"$@\"";
+    fixture.program("around", around);
+    fixture.write(".cargo/config.toml", "[build]\nrustc-wrapper = \"programs-around/around\"\n");
+    fixture.write(".gitignore", "target\n*.key\n/*.rs\n");
+    commit(&fixture);
+    fixture.write("evil.rs", "fn main() { println!(\"evil {}\", itoa::Buffer::new().format(1)); }\n");
+    let run = fixture.run(&["build", "--json"]);
+    assert!(run.code == 0 && !fixture.path("evil.rs").exists(), "{}", run.stderr);
+    let named = "crates/hello/src/main.rs was changed while the build ran";
+    assert!(
+        run.stderr.contains(named) && run.stderr.contains("do not count as made from the commit"),
+        "{}",
+        run.stderr
+    );
+    assert_eq!(source(&fixture), (true, named.to_owned()));
+    let evil: Value = serde_json::from_str(&run.stdout).unwrap();
+    assert_eq!(evil["git"]["doubts"], json!([named]));
+    let revision = stdx::Cmd::new("git").args(["rev-parse", "HEAD"]).cwd(fixture.path("")).read().unwrap();
+    let run = fixture.run(&["verify", "hello", "--revision", &revision]);
+    assert!(run.code == 13 && run.stdout.contains("main.rs was changed"), "{}", run.stdout);
+    // Nor is what was compiled from it taken for the program of the commit.
+    let built = fixture.json(&["build"]);
+    assert_eq!(source(&fixture), (false, String::new()));
+    fs::remove_dir_all(fixture.path("target")).unwrap();
+    assert_eq!(digests(&fixture.json(&["build"])), digests(&built));
+    assert_ne!(digests(&evil), digests(&built));
+}
+
+#[test]
+fn what_git_is_told_to_overlook_is_no_part_of_the_commit_all_the_same() {
+    let fixture = signed();
+    fixture.write(".gitignore", "target\n*.key\nlocal*\n");
+    fixture.write("crates/hello/data.txt", "a");
+    fixture.write("crates/hello/assets/a.txt", "a");
+    let declared = "println!(\"cargo::rerun-if-changed=build.rs\");";
+    fixture.write("crates/hello/build.rs", &format!("fn main() {{ {declared} helper::help() }}\n"));
+    fixture.write("crates/hello/service.yaml", "image: { assets: [{ from: assets, to: /app/assets }] }\n");
+    let main = "const DATA: &str = include_str!(\"../data.txt\");\n";
+    let program = "fn main() { println!(\"{DATA} {}\", itoa::Buffer::new().format(1)); }\n";
+    fixture.write("crates/hello/src/main.rs", &format!("{main}{program}"));
+    commit(&fixture);
+    let git = |args: &[&str]| stdx::Cmd::new("git").args(args).cwd(fixture.path("")).read().unwrap();
+    let check = |change: &dyn Fn(), expected: &str| {
+        change();
+        assert_eq!(git(&["status", "--porcelain"]), "");
+        let built = fixture.json(&["build"]);
+        assert_eq!(source(&fixture), (!expected.is_empty(), expected.to_owned()));
+        let again = fixture.json(&["build"]);
+        assert_eq!(
+            (&again["git"], digests(&again), &again["reason"]),
+            (&built["git"], digests(&built), &Value::Null)
+        );
+    };
+    check(&|| fixture.write("crates/hello/local.txt", "nobody reads it"), "");
+    let overlooked = |flag: &str, name: &str, text: &str| {
+        git(&["update-index", flag, name]);
+        fixture.write(name, text);
+    };
+    check(
+        &|| overlooked("--assume-unchanged", "crates/hello/data.txt", "b"),
+        "crates/hello/data.txt differs from the commit",
+    );
+    check(&|| fixture.write("crates/hello/data.txt", "a"), "");
+    check(
+        &|| overlooked("--skip-worktree", "helper/src/lib.rs", "pub fn help() { }\n"),
+        "helper/src/lib.rs differs from the commit",
+    );
+    check(&|| fixture.write("helper/src/lib.rs", "pub fn help() {}\n"), "");
+    check(
+        &|| fixture.write("crates/hello/assets/local.txt", ""),
+        "crates/hello/assets/local.txt was read, and is in no commit",
+    );
+    check(&|| fs::remove_file(fixture.path("crates/hello/assets/local.txt")).unwrap(), "");
+    fixture.write(
+        "crates/hello/build.rs",
+        "fn main() { println!(\"cargo::rerun-if-changed=local.txt\"); helper::help() }\n",
+    );
+    commit(&fixture);
+    check(&|| (), "crates/hello/local.txt was read, and is in no commit");
+    fixture.write("crates/hello/build.rs", "fn main() { helper::help() }\n");
+    commit(&fixture);
+    // Cargo, too, takes everything beside such a script for its input.
+    check(&|| (), "crates/hello/local.txt was read, and is in no commit");
+    fixture.write("crates/hello/build.rs", &format!("fn main() {{ {declared} helper::help() }}\n"));
+    fixture.write(
+        "crates/hello/src/main.rs",
+        &format!("{main}const LOCAL: &str = include_str!(\"../local.txt\");\n{program}")
+            .replace("{DATA}", "{DATA} {LOCAL}"),
+    );
+    commit(&fixture);
+    check(&|| (), "crates/hello/local.txt was read, and is in no commit");
+}
+
 /// What the provenance of the image names as parts of the toolchain, by digest or version.
 fn toolchain(fixture: &Fixture) -> std::collections::BTreeMap<String, String> {
     let folder = fixture.path("target/slipway/provenance");
@@ -396,6 +506,74 @@ fn an_environment_that_asks_for_signed_images_refuses_others() {
     fixture.run(&["verify", "hello", "--service", "vault"]).fails(13, &["not every check holds"]);
     fixture.write("slipway.yaml", "");
     deploy().fails(3, &["signing.public_key"]);
+}
+
+/// It was good once, and its signature is for ever.
+#[test]
+fn an_older_image_that_was_signed_does_not_pass_for_a_newer_one() {
+    let fixture = signed();
+    let git = |args: &[&str]| stdx::Cmd::new("git").args(args).cwd(fixture.path("")).read().unwrap();
+    fixture.json(&["release", "create", "--output", "v1.json"]);
+    git(&["tag", "v1"]);
+    let (old, images) = (image(&fixture), fixture.path("target/slipway/images"));
+    assert!(
+        Command::new("cp").arg("-a").arg(&images).arg(fixture.path("target/old")).status().unwrap().success()
+    );
+    fixture.write(
+        "crates/hello/src/main.rs",
+        "fn main() { println!(\"mended {}\", itoa::Buffer::new().format(1)); }\n",
+    );
+    commit(&fixture);
+    fixture.json(&["release", "create", "--output", "v2.json"]);
+    let new = git(&["rev-parse", "HEAD"]);
+    assert_ne!(image(&fixture), old);
+    let replayed = format!("{}:hello", fixture.path("target/old").display());
+    // Nothing that is attached to it says that it is old.
+    assert_eq!(fixture.run(&["verify", &replayed, "--service", "hello"]).code, 0);
+    let pins =
+        [["--newer-than", "v1"], ["--commit", &new], ["--commit", &new[..9]], ["--release", "v2.json"]];
+    for pin in &pins {
+        let good = fixture.run(&["verify", "hello", pin[0], pin[1]]);
+        assert_eq!(good.code, 0, "{pin:?}: {}{}", good.stdout, good.stderr);
+        let run = fixture.run(&["verify", &replayed, "--service", "hello", pin[0], pin[1]]);
+        assert!(run.code == 13, "{pin:?}: {}{}", run.stdout, run.stderr);
+    }
+    let run = fixture.run(&["verify", &replayed, "--newer-than", "v1"]);
+    assert!(run.stdout.contains("itself, which is not newer"), "{}", run.stdout);
+    let run = fixture.run(&["verify", &replayed, "--newer-than", &new]);
+    assert!(run.stdout.contains("does not have"), "{}", run.stdout);
+    fixture.run(&["verify", "hello", "--newer-than", "v9"]).fails(3, &["knows no commit `v9`"]);
+    let listen = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let text = format!(
+        "edge: {{ listen: \"{listen}\" }}\nscan: {{ required: false }}\nsignature: {{ required: true, newer_than: v1 }}\n"
+    );
+    fixture.write("deploy/environments/staging.yaml", &text);
+    let deploy = |release: &str| fixture.run(&["deploy", "staging", "--release", release, "--dry-run"]);
+    deploy("v1.json").fails(13, &["hello: lineage: it was built from", "not newer"]);
+    let run = deploy("v2.json");
+    assert_eq!(run.code, 0, "{}", run.stderr);
+}
+
+/// Whoever can write to a store must not get a signature.
+#[test]
+fn what_is_signed_was_compiled_here() {
+    let (store, mut fixtures) = (tempfile::tempdir().unwrap(), Vec::new());
+    for _ in 0..2 {
+        let mut fixture = signed();
+        let settings = format!("{SETTINGS}cache: {{ local: {{ path: {} }} }}\n", store.path().display());
+        fixture.write("slipway.yaml", &settings);
+        fixture.env("SLIPWAY_CACHE", "local");
+        commit(&fixture);
+        fixtures.push(fixture);
+    }
+    fixtures[0].json(&["build", "--unsigned"]);
+    let unsigned = fixtures[1].json(&["build", "--unsigned"]);
+    assert_eq!((&unsigned["compiled"], &unsigned["signed_by"]), (&0.into(), &Value::Null));
+    let run = fixtures[1].run(&["build", "--json"]);
+    let signed: Value = serde_json::from_str(&run.stdout).unwrap();
+    assert!(signed["compiled"].as_u64().unwrap() > 0 && signed["signed_by"].is_string(), "{signed}");
+    assert!(run.stderr.contains("what is signed is compiled from the sources"), "{}", run.stderr);
+    assert_eq!(digests(&signed), digests(&unsigned));
 }
 
 #[track_caller]

@@ -294,6 +294,88 @@ fn inputs_that_hide_are_a_miss() {
     }
 }
 
+/// An archive of C code in a folder outside of any workspace.
+fn archive(folder: &Path, name: &str, code: &str) {
+    fs::create_dir_all(folder).unwrap();
+    let (source, object) = (folder.join("code.c"), folder.join("code.o"));
+    fs::write(&source, code).unwrap();
+    let run = |command: &mut Command| assert!(command.status().unwrap().success());
+    run(Command::new("cc").args(["-O2", "-c"]).arg(&source).arg("-o").arg(&object));
+    let archive = folder.join(format!("lib{name}.a"));
+    fs::remove_file(&archive).ok();
+    run(Command::new("ar").args(["rcD"]).arg(&archive).arg(&object));
+}
+
+/// Cargo knows nothing of these, so that a new one would come into no image.
+#[test]
+fn libraries_of_the_system_that_build_scripts_link_are_inputs_by_content() {
+    let folder = tempfile::tempdir().unwrap();
+    let (system, earlier, store) =
+        (folder.path().join("system"), folder.path().join("earlier"), folder.path().join("store"));
+    fs::create_dir(&earlier).unwrap();
+    archive(&system, "number", "int number(void) { return 1; }");
+    archive(&system, "other", "int other(void) { return 1; }");
+    fs::write(system.join("libscript.so"), "/* GNU ld script */ GROUP ( libother.a )\n").unwrap();
+    let workspace = || {
+        let mut fixture = cached(&store);
+        let main = "unsafe extern \"C\" { safe fn number() -> i32; safe fn other() -> i32; }\n\
+                    fn main() { println!(\"{} {} {} {}\", number(), other(), ours::name(), itoa::Buffer::new().format(7)); }\n";
+        fixture.write("crates/app/src/main.rs", main);
+        fixture.write("crates/app/service.yaml", "image: { base: closure }\n");
+        let script = format!(
+            "fn main() {{ println!(\"cargo::rerun-if-changed=build.rs\");\n\
+             println!(\"cargo::rustc-link-search=native={}\"); println!(\"cargo::rustc-link-search=native={}\");\n\
+             println!(\"cargo::rustc-link-lib=number\"); println!(\"cargo::rustc-link-lib=dylib=script\"); }}\n",
+            earlier.display(),
+            system.display()
+        );
+        fixture.write("crates/app/build.rs", &script);
+        fixture.env("SLIPWAY_CACHE", "local");
+        fixture
+    };
+    let first = workspace();
+    let before = first.json(&["build"]);
+    let explain = || {
+        let (outcome, why) = action(&workspace().json(&["build", "--dry-run", "--explain"]), "compile app");
+        format!("{outcome}: {why}")
+    };
+    assert_eq!(explain(), "hit: local");
+    let provenance = fs::read_to_string(first.path("target/slipway/provenance/app.json")).unwrap();
+    for name in ["libnumber.a", "libscript.so", "libother.a"] {
+        assert!(provenance.contains(&format!("urn:slipway:library:{name}")), "{name} is not in {provenance}");
+    }
+    assert!(first.json(&["build"])["reason"].is_null());
+    // Behind a linker script; then one in a folder that is looked into earlier.
+    let changes: [(&dyn Fn(), String); 2] = [
+        (
+            &|| archive(&system, "other", "int other(void) { return 2; }"),
+            format!("miss: {} changed", system.join("libother.a").display()),
+        ),
+        (
+            &|| archive(&earlier, "number", "int number(void) { return 3; }"),
+            format!("miss: {} changed", earlier.join("libnumber.a").display()),
+        ),
+    ];
+    let mut seen = vec![digests(&before)];
+    for (change, expected) in changes {
+        change();
+        assert_eq!(explain(), expected);
+        // Where Cargo has compiled everything already, it is linked again all the same.
+        let built = digests(&first.json(&["build", "--cache", "off"]));
+        assert!(!seen.contains(&built), "the old library is still in the image");
+        assert_eq!(digests(&workspace().json(&["build"])), built);
+        seen.push(built);
+    }
+    // What cannot be found where linkers look is linked, and not kept for others.
+    let lost = workspace();
+    edit(&lost, "crates/app/build.rs", &format!("native={}\"", system.display()), "native=/nowhere\"");
+    lost.write(".cargo/config.toml", &format!("[build]\nrustflags = [\"-Lnative={}\"]\n", system.display()));
+    let run = lost.run(&["build"]);
+    assert!(run.code == 0 && run.stderr.contains("`script` (for app)"), "{}", run.stderr);
+    fs::remove_dir_all(lost.path("target")).unwrap();
+    assert_eq!(action(&lost.json(&["build", "--dry-run", "--explain"]), "compile app").0, "miss");
+}
+
 fn executable(fixture: &Fixture, name: &str, text: &str) {
     fixture.write(name, text);
     let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
@@ -409,6 +491,34 @@ fn damaged_entries_are_named_and_built_again() {
         assert_eq!(action(&again.json(&["build", "--dry-run", "--explain"]), "compile app"), hit("local"));
         fs::write(one, &whole).ok();
     }
+}
+
+#[test]
+fn a_store_that_others_can_write_to_is_believed_only_where_settings_say_so() {
+    let folder = tempfile::tempdir().unwrap();
+    let (local, remote) = (folder.path().join("local"), folder.path().join("remote"));
+    let fixture = || {
+        fs::remove_dir_all(&local).ok();
+        shared(&local, &remote, "read-write")
+    };
+    let expected = digests(&fixture().json(&["build"]));
+    fs::set_permissions(&remote, std::os::unix::fs::PermissionsExt::from_mode(0o777)).unwrap();
+    let outcome = |fixture: &Fixture| {
+        let run = fixture.run(&["build", "--json"]);
+        let report: Value = serde_json::from_str(&run.stdout).unwrap();
+        assert_eq!(digests(&report), expected);
+        (action(&report, "compile app").0, run.stderr)
+    };
+    let (compiled, said) = outcome(&fixture());
+    let named = format!("{} can be written to by others (mode 777)", remote.display());
+    assert!(compiled == "miss" && said.contains(&named) && said.contains("is left out"), "{compiled} {said}");
+    let believing = fixture();
+    edit(&believing, "slipway.yaml", "write: true", "write: true, others_may_write: true");
+    let (compiled, said) = outcome(&believing);
+    assert!(
+        compiled == "hit" && said.contains(&named) && said.contains("others_may_write"),
+        "{compiled} {said}"
+    );
 }
 
 #[test]

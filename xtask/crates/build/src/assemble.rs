@@ -1,5 +1,6 @@
 //! From compiled binaries to images: each is checked, packed and described; only when all are good does the layout name them.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::Instant;
@@ -12,12 +13,13 @@ use workspace::Linkage;
 use crate::compile::Compiled;
 use crate::documents::Documents;
 use crate::event::{Event, Reporter};
+use crate::git::GitState;
 use crate::pack::Packer;
-use crate::plan::ServicePlan;
+use crate::plan::{REVISION, ServicePlan};
 use crate::report::{BuildError, BuiltService};
 use crate::session::{Loaded, elapsed_ms};
 use crate::store::{Paths, State};
-use crate::{finished, leak, root, sbom};
+use crate::{documents, finished, leak, root, sbom};
 
 struct Assembled {
     image: Image,
@@ -25,14 +27,26 @@ struct Assembled {
     documents: Documents,
 }
 
+/// What images are made from.
+pub(crate) struct Built<'a> {
+    pub(crate) loaded: &'a Loaded,
+    pub(crate) compiled: &'a Compiled,
+    /// Where the source stood, and what speaks against that.
+    pub(crate) source: Option<&'a GitState>,
+    pub(crate) libraries: &'a Libraries,
+}
+
+/// Libraries of the system, by service: the name and digest of each.
+pub(crate) type Libraries = BTreeMap<String, BTreeSet<(String, Digest)>>;
+
 /// Makes the images of all planned services, each on a thread of its own.
 pub(crate) fn assemble(
-    loaded: &Loaded,
-    compiled: &Compiled,
+    built: &Built<'_>,
     paths: &Paths,
     state: &Mutex<State>,
     reporter: &dyn Reporter,
 ) -> Result<Vec<BuiltService>> {
+    let Built { loaded, compiled, source, libraries } = *built;
     let layout = Layout::create(&paths.layout())?;
     let packer = Packer::new(&layout, state, loaded.plan.compression);
     let origin = sbom::Origin {
@@ -55,11 +69,20 @@ pub(crate) fn assemble(
         let root = root::root(loaded, service, &binary)
             .with_context(|| format!("cannot make the root of the image of {}", service.name))?;
         let packed = packer
-            .pack(service, &binary, &root)
+            .pack(&labelled(service, source), &binary, &root)
             .with_context(|| format!("cannot pack the image of {}", service.name))?;
         root.describe(&mut sbom);
         sbom.about.layers = packed.layers.iter().map(|layer| layer.digest).collect();
-        let documents = Documents::of(loaded, service, &packed, &sbom)?;
+        let documents = Documents::of(
+            loaded,
+            service,
+            &documents::From {
+                source,
+                libraries: libraries.get(&service.name),
+                packed: &packed,
+                sbom: &sbom,
+            },
+        )?;
         let built = BuiltService {
             name: service.name.clone(),
             version: service.version.clone(),
@@ -101,6 +124,13 @@ pub(crate) fn assemble(
         Ok(built)
     };
     assembled.into_iter().map(publish).collect()
+}
+
+/// The plan was made before anybody knew what would be read.
+fn labelled(service: &ServicePlan, source: Option<&GitState>) -> ServicePlan {
+    let mut service = service.clone();
+    service.image.labels.extend(source.map(|source| (REVISION.to_owned(), source.label())));
+    service
 }
 
 /// The binary as Cargo linked it.

@@ -28,6 +28,16 @@ pub(crate) struct Compiled {
     pub(crate) binaries: BTreeMap<(PackageId, String), PathBuf>,
     /// How many compilations had to be run.
     pub(crate) compiled: usize,
+    /// Build scripts that the binaries go by, run now or before.
+    pub(crate) scripts: Vec<Script>,
+}
+
+/// A build script that was run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Script {
+    pub(crate) package: PackageId,
+    /// What it told Cargo.
+    pub(crate) output: PathBuf,
 }
 
 /// Runs the plan's cargo invocations, one after the other; `interrupted` ends it.
@@ -41,6 +51,7 @@ pub(crate) fn compile(plan: &Plan, reporter: &dyn Reporter, interrupted: &Atomic
         all.units.extend(compiled.units);
         all.binaries.extend(compiled.binaries);
         all.compiled += compiled.compiled;
+        all.scripts.extend(compiled.scripts);
     }
     Ok(all)
 }
@@ -103,6 +114,13 @@ fn follow(child: &mut Child, plan: &Plan, reporter: &dyn Reporter) -> Result<Com
         for message in Message::parse_stream(BufReader::new(stdout)) {
             match message.context("cannot read cargo's messages")? {
                 Message::CompilerArtifact(artifact) => compiled.add(&artifact, plan, reporter),
+                Message::BuildScriptExecuted(script) => {
+                    // Cargo keeps it beside the folder that the script writes to.
+                    let folder = script.out_dir.as_std_path().parent();
+                    let output = folder.map(|folder| folder.join("output"));
+                    let script = output.map(|output| Script { package: script.package_id, output });
+                    compiled.scripts.extend(script);
+                }
                 Message::CompilerMessage(message) => diagnostics.compiler(&message),
                 Message::TextLine(line) => reporter.event(Event::Diagnostic(line)),
                 _ => {}

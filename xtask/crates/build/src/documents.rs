@@ -1,7 +1,7 @@
 //! What is said about an image beside it: two SBOMs and how it was built. They are attached to the image by its digest, so
 //! they never change it. Everything in them is a function of source, settings and toolchain: no path of this machine, no clock.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::Result;
 use oci::Layout;
@@ -12,6 +12,7 @@ use supply::{
     Subject, predicate,
 };
 
+use crate::git::GitState;
 use crate::pack::Packed;
 use crate::plan::{Plan, ServicePlan};
 use crate::report::BuiltService;
@@ -26,6 +27,19 @@ pub const STATEMENT: &str = "application/vnd.in-toto+json";
 /// What a registry shows of a statement.
 const PREDICATE_TYPE: &str = "in-toto.io/predicate-type";
 
+/// How libraries of the system begin that build scripts ask for.
+const LIBRARY: &str = "urn:slipway:library:";
+
+/// What the documents go by beyond the plan.
+pub(crate) struct From<'a> {
+    /// Where the source stood, and what speaks against that.
+    pub(crate) source: Option<&'a GitState>,
+    /// Libraries of the system, by name and digest.
+    pub(crate) libraries: Option<&'a BTreeSet<(String, Digest)>>,
+    pub(crate) packed: &'a Packed,
+    pub(crate) sbom: &'a Sbom,
+}
+
 /// The documents about one image.
 pub(crate) struct Documents {
     pub(crate) cyclonedx: Vec<u8>,
@@ -34,12 +48,8 @@ pub(crate) struct Documents {
 }
 
 impl Documents {
-    pub(crate) fn of(
-        loaded: &Loaded,
-        service: &ServicePlan,
-        packed: &Packed,
-        sbom: &Sbom,
-    ) -> Result<Documents> {
+    pub(crate) fn of(loaded: &Loaded, service: &ServicePlan, from: &From<'_>) -> Result<Documents> {
+        let From { packed, sbom, .. } = *from;
         let (cyclonedx, spdx) = (supply::cyclonedx(sbom)?, supply::spdx(sbom)?);
         let byproduct = |name: &str, media_type: &str, document: &[u8]| Resource {
             media_type: Some(media_type.to_owned()),
@@ -50,7 +60,7 @@ impl Documents {
                 build_type: BUILD_TYPE.to_owned(),
                 external_parameters: external(loaded, service),
                 internal_parameters: internal(&loaded.plan, service),
-                resolved_dependencies: dependencies(loaded, packed, sbom),
+                resolved_dependencies: dependencies(loaded, from),
             },
             run_details: Run {
                 builder: Builder {
@@ -135,14 +145,21 @@ fn internal(plan: &Plan, service: &ServicePlan) -> BTreeMap<String, Value> {
     ])
 }
 
-/// Source, lock file, base, packages, toolchain.
-fn dependencies(loaded: &Loaded, packed: &Packed, sbom: &Sbom) -> Vec<Resource> {
+/// Source, lock file, base, libraries of the system, packages, toolchain.
+fn dependencies(loaded: &Loaded, from: &From<'_>) -> Vec<Resource> {
+    let From { source, libraries, packed, sbom } = *from;
     let repository =
         sbom.about.details.get(&sbom.subject.purl()).and_then(|detail| detail.repository.clone());
-    let source = loaded.plan.git.as_ref().map(|git| {
-        Resource::of_commit(&Commit { revision: git.revision.clone(), dirty: git.dirty, repository })
+    let source = source.map(|git| {
+        let GitState { revision, dirty, doubts } = git.clone();
+        Resource::of_commit(&Commit { revision, dirty, repository, doubts })
     });
     let base = packed.layers.first().map(|layer| Resource::of_digest("base", &layer.digest));
     let lock = Resource::of_digest("Cargo.lock", &Digest::of(&loaded.lock));
-    source.into_iter().chain([lock]).chain(base).chain(supply::dependencies(sbom)).collect()
+    let library = |(name, digest): &(String, Digest)| Resource {
+        uri: Some(format!("{LIBRARY}{name}")),
+        ..Resource::of_digest(name, digest)
+    };
+    let libraries = libraries.into_iter().flatten().map(library);
+    source.into_iter().chain([lock]).chain(base).chain(libraries).chain(supply::dependencies(sbom)).collect()
 }

@@ -45,7 +45,10 @@ pub(crate) struct Stamp {
     /// When the content was last changed, as far as whoever changed it tells.
     pub(crate) modified_ns: i64,
     changed_ns: i64,
-    /// Whether the other fields can be believed: the file is no link, and did not change just now.
+    /// Of a link: size, inode and change time of what it leads to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    followed: Option<(u64, u64, i64)>,
+    /// Whether the other fields can be believed: the file did not change just now.
     settled: bool,
     /// Of the content.
     pub(crate) digest: Digest,
@@ -154,12 +157,11 @@ impl Inputs {
         Ok(())
     }
 
-    /// Whether every file has been as it is since before `begun`: then it is known which content a build saw that began then.
-    /// A change that was undone again is a change, too.
-    pub(crate) fn is_untouched_since(&self, begun: SystemTime) -> bool {
+    /// The files that have not been as they are since before `begun`: of all others it is known which content a build saw that
+    /// began then. A change that was undone again is a change, too.
+    pub(crate) fn touched_since(&self, begun: SystemTime) -> BTreeSet<PathBuf> {
         let begun = nanoseconds(begun);
-        let untouched = |(path, stamp): (&PathBuf, &Option<Stamp>)| match (fs::symlink_metadata(path), stamp)
-        {
+        let untouched = |path: &Path, stamp: &Option<Stamp>| match (fs::symlink_metadata(path), stamp) {
             (Ok(meta), Some(stamp)) => {
                 let followed = fs::metadata(path).map_or(0, |followed| changed_ns(&followed));
                 changed_ns(&meta) == stamp.changed_ns && stamp.changed_ns.max(followed) < begun
@@ -167,7 +169,42 @@ impl Inputs {
             (Err(_), None) => true,
             _ => false,
         };
-        self.files.iter().all(untouched) && self.present().iter().all(|path| self.files.contains_key(path))
+        let touched =
+            self.files.iter().filter(|(path, stamp)| !untouched(path, stamp)).map(|(path, _)| path.clone());
+        let new = self.present().into_iter().filter(|path| !self.files.contains_key(path));
+        touched.chain(new).collect()
+    }
+
+    /// The folders of local packages and assets in which a file came, went or was renamed since `begun`: it may have been read.
+    pub(crate) fn folders_touched_since(&self, begun: SystemTime) -> BTreeSet<PathBuf> {
+        let begun = nanoseconds(begun);
+        let roots = self.folders.iter().chain(&self.assets);
+        let files = self.files.keys().filter(|path| roots.clone().any(|root| path.starts_with(root)));
+        let above = files.flat_map(|path| path.ancestors().skip(1));
+        let inside = above.filter(|folder| roots.clone().any(|root| folder.starts_with(root)));
+        let folders: BTreeSet<&Path> = inside.collect();
+        let touched = |folder: &&&Path| fs::metadata(folder).is_ok_and(|meta| changed_ns(&meta) >= begun);
+        folders.iter().filter(touched).map(|folder| folder.to_path_buf()).collect()
+    }
+
+    /// Folders of local packages, and what is copied into images.
+    pub(crate) fn roots(&self) -> impl Iterator<Item = &PathBuf> {
+        self.folders.iter().chain(&self.assets)
+    }
+
+    /// Whether the file counts as part of the toolchain.
+    pub(crate) fn is_tool(&self, path: &Path) -> bool {
+        self.toolchain.contains_key(path)
+    }
+
+    /// Whether the file is copied into an image.
+    pub(crate) fn is_asset(&self, path: &Path) -> bool {
+        self.assets.iter().any(|asset| path.starts_with(asset))
+    }
+
+    /// Whether the file lies in the folder of a package, and counts for that reason.
+    pub(crate) fn is_in_package(&self, path: &Path) -> bool {
+        self.folders.iter().any(|folder| path.starts_with(folder))
     }
 
     fn present(&self) -> BTreeSet<PathBuf> {
@@ -188,27 +225,42 @@ impl Stamp {
     pub(crate) fn take(path: &Path) -> Result<Option<Stamp>> {
         let Ok(meta) = fs::symlink_metadata(path) else { return Ok(None) };
         let changed_ns = changed_ns(&meta);
-        let is_old = changed_ns < nanoseconds(SystemTime::now()) - RACY.as_nanos() as i64;
+        let followed = followed(path, &meta);
+        let last = followed.map_or(changed_ns, |(.., followed_ns)| followed_ns.max(changed_ns));
+        let is_old = last < nanoseconds(SystemTime::now()) - RACY.as_nanos() as i64;
         Ok(Some(Stamp {
             size: meta.len(),
             inode: meta.ino(),
             modified_ns: modified_ns(&meta),
             changed_ns,
-            settled: is_old && !meta.is_symlink(),
+            followed,
+            settled: is_old,
             digest: content(path, &meta)?,
         }))
+    }
+
+    /// Whether something was done to the file since then, and its own time does not say so.
+    pub(crate) fn is_changed_behind(&self, since_ns: i64) -> bool {
+        self.changed_ns >= since_ns && self.modified_ns <= since_ns
     }
 
     /// Whether the file is still what it was: by what the file system says where that can be believed, else by content.
     pub(crate) fn still_holds(&self, path: &Path) -> Result<bool> {
         let Ok(meta) = fs::symlink_metadata(path) else { return Ok(false) };
         let untouched = (self.size, self.inode, self.modified_ns, self.changed_ns)
-            == (meta.len(), meta.ino(), modified_ns(&meta), changed_ns(&meta));
+            == (meta.len(), meta.ino(), modified_ns(&meta), changed_ns(&meta))
+            && self.followed == followed(path, &meta);
         if untouched && self.settled {
             return Ok(true);
         }
         Ok(self.size == meta.len() && content(path, &meta)? == self.digest)
     }
+}
+
+/// What a link leads to, as the file system says; a link to nothing leads to no inode.
+fn followed(path: &Path, meta: &fs::Metadata) -> Option<(u64, u64, i64)> {
+    let known = |meta: fs::Metadata| (meta.len(), meta.ino(), changed_ns(&meta));
+    meta.is_symlink().then(|| fs::metadata(path).map_or((0, 0, 0), known))
 }
 
 fn modified_ns(meta: &fs::Metadata) -> i64 {
@@ -224,7 +276,9 @@ fn content(path: &Path, meta: &fs::Metadata) -> Result<Digest> {
     if meta.is_symlink() {
         let target =
             fs::read_link(path).with_context(|| format!("cannot read the link {}", path.display()))?;
-        let followed = fs::read(path).unwrap_or_default();
+        // What it leads to may never end.
+        let is_file = fs::metadata(path).is_ok_and(|meta| meta.is_file());
+        let followed = if is_file { fs::read(path).unwrap_or_default() } else { Vec::new() };
         return Ok(Digest::of([target.as_os_str().as_bytes(), b"\0", &followed].concat()));
     }
     if !meta.is_file() {
@@ -360,12 +414,22 @@ mod tests {
     fn an_edit_that_was_undone_is_still_noticed() {
         let fixture = Fixture::new();
         let after = SystemTime::now() + Duration::from_secs(1);
-        assert!(fixture.inputs.is_untouched_since(after));
+        let touched = |since: SystemTime| {
+            let name =
+                |path: PathBuf| path.strip_prefix(fixture.folder.path()).unwrap().display().to_string();
+            fixture.inputs.touched_since(since).into_iter().map(name).collect::<Vec<_>>()
+        };
+        assert_eq!(touched(after), [""; 0]);
         fs::write(fixture.path("package/src/lib.rs"), "2").unwrap();
         fs::write(fixture.path("package/src/lib.rs"), "1").unwrap();
         assert_eq!(fixture.difference(), None);
-        assert!(!fixture.inputs.is_untouched_since(SystemTime::now() - Duration::from_secs(1)));
+        assert_eq!(touched(after), ["package/src/lib.rs"]);
+        let just_now = SystemTime::now();
+        std::thread::sleep(Duration::from_millis(20));
         fs::write(fixture.path("package/src/new.rs"), "").unwrap();
-        assert!(!fixture.inputs.is_untouched_since(after));
+        assert_eq!(touched(after), ["package/src/lib.rs", "package/src/new.rs"]);
+        fs::remove_file(fixture.path("package/src/new.rs")).unwrap();
+        let folders = fixture.inputs.folders_touched_since(just_now);
+        assert_eq!(folders.into_iter().collect::<Vec<_>>(), [fixture.path("package/src")]);
     }
 }

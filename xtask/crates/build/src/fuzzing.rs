@@ -2,12 +2,12 @@
 
 use cache::Blob;
 
-use crate::graph::Graph;
 use crate::record::Record;
+use workspace::UnitGraph;
 
 /// Reads a unit graph and the settings of all of its units.
 pub fn graph(text: &str) -> Option<usize> {
-    let graph = Graph::parse(text).ok()?;
+    let graph = UnitGraph::parse(text).ok()?;
     Some(graph.units.iter().map(|unit| graph.settings(unit).to_string().len()).sum())
 }
 

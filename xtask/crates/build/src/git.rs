@@ -11,8 +11,12 @@ use stdx::Cmd;
 pub struct GitState {
     /// Full commit id.
     pub revision: String,
-    /// Whether the work tree holds changes or files that the commit does not, ignored ones apart.
+    /// Whether the work tree holds changes or files that the commit does not. Before a build that is what git says, ignored files and
+    /// those that it was told to overlook apart; after one, what was read counts, too.
     pub dirty: bool,
+    /// Why nobody can vouch that what was built is what the commit holds: files, each with what is the matter.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub doubts: Vec<String>,
 }
 
 impl GitState {
@@ -22,7 +26,7 @@ impl GitState {
     /// When there is a repository that git cannot or will not read: an image that silently lacks its commit would have another
     /// digest than on the next machine.
     pub fn load(root: &Path) -> Result<Option<GitState>> {
-        if !root.ancestors().any(|folder| folder.join(".git").exists()) {
+        if top(root).is_none() {
             return Ok(None);
         }
         let status = git(root).args(["status", "--porcelain=v2", "--branch", "--untracked-files=normal"]);
@@ -34,7 +38,7 @@ impl GitState {
             return Ok(None);
         }
         let dirty = status.lines().any(|line| !line.starts_with('#'));
-        Ok(Some(GitState { revision: revision.to_owned(), dirty }))
+        Ok(Some(GitState { revision: revision.to_owned(), dirty, doubts: Vec::new() }))
     }
 
     /// The commit's own time, in seconds since 1970.
@@ -43,14 +47,26 @@ impl GitState {
         time.trim().parse().with_context(|| format!("git gives the commit time `{time}`"))
     }
 
+    /// The same where there are doubts about what was built.
+    pub(crate) fn doubted(&self, doubts: Vec<String>) -> GitState {
+        GitState { dirty: self.dirty || !doubts.is_empty(), doubts, ..self.clone() }
+    }
+
     /// The commit id, marked where the work tree differs from it.
     pub fn label(&self) -> String {
         if self.dirty { format!("{}-dirty", self.revision) } else { self.revision.clone() }
     }
 }
 
-fn git(root: &Path) -> Cmd {
-    Cmd::new("git").args(["-c", "log.showSignature=false"]).cwd(root).env("GIT_OPTIONAL_LOCKS", "0")
+/// The folder of the work tree that `root` is in.
+pub(crate) fn top(root: &Path) -> Option<&Path> {
+    root.ancestors().find(|folder| folder.join(".git").exists())
+}
+
+/// Git in `root`, blind to objects that were put in the place of others: those of the commit are meant.
+pub(crate) fn git(root: &Path) -> Cmd {
+    let cmd = Cmd::new("git").args(["-c", "log.showSignature=false"]).cwd(root);
+    cmd.env("GIT_OPTIONAL_LOCKS", "0").env("GIT_NO_REPLACE_OBJECTS", "1")
 }
 
 #[cfg(test)]

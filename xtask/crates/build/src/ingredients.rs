@@ -1,6 +1,7 @@
 //! Finds the parts of each action on this machine, named so that another machine finds the same: folders by what they are for,
 //! never by where they are. It does not know what is done with them.
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
@@ -8,17 +9,19 @@ use anyhow::{Context, Result, bail};
 use cargo_metadata::{Package, PackageId};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use workspace::{GraphUnit, UnitGraph};
 
 use crate::action::{Parts, Sort};
+use crate::allowance::Allowance;
 use crate::fresh::{Inputs, variable, walk_sources};
-use crate::graph::{Graph, Unit};
+use crate::graph;
 use crate::inputs::{self, Observed};
 use crate::plan::ServicePlan;
 use crate::sbom;
 use crate::session::Loaded;
 
 /// To be raised when the same parts come to mean another result.
-const FORMAT: &str = "2";
+const FORMAT: &str = "3";
 /// What stands for the workspace's folder in names that other machines read.
 const WORKSPACE: &str = "{workspace}";
 
@@ -82,25 +85,31 @@ pub(crate) struct Declared {
     /// Names that other machines can read.
     pub(crate) files: BTreeSet<String>,
     pub(crate) env: BTreeSet<String>,
+    /// Those of the files that are libraries of the system which were linked.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub(crate) libraries: BTreeSet<String>,
 }
 
 /// Finds parts.
 pub(crate) struct Ingredients<'a> {
     loaded: &'a Loaded,
-    graph: &'a Graph,
+    graph: &'a UnitGraph,
     packages: BTreeMap<&'a PackageId, &'a Package>,
     checksums: BTreeMap<(String, String), String>,
     common: Parts,
+    /// What records may still have read.
+    allowance: RefCell<Allowance>,
 }
 
 impl<'a> Ingredients<'a> {
     /// Looks at what all actions have in common.
-    pub(crate) fn new(loaded: &'a Loaded, graph: &'a Graph, inputs: &Inputs) -> Result<Ingredients<'a>> {
+    pub(crate) fn new(loaded: &'a Loaded, graph: &'a UnitGraph, inputs: &Inputs) -> Result<Ingredients<'a>> {
         let packages =
             loaded.workspace.metadata.packages.iter().map(|package| (&package.id, package)).collect();
         let checksums = sbom::checksums(&loaded.lock)?;
         let common = Parts::default();
-        let mut found = Ingredients { loaded, graph, packages, checksums, common };
+        let allowance = RefCell::default();
+        let mut found = Ingredients { loaded, graph, packages, checksums, common, allowance };
         found.common = found.common(inputs)?;
         Ok(found)
     }
@@ -108,8 +117,8 @@ impl<'a> Ingredients<'a> {
     /// What the service's binary is made from, as far as it is known before anything is compiled.
     pub(crate) fn service(&self, service: &ServicePlan, inputs: &Inputs) -> Result<Parts> {
         let mut parts = self.common.clone();
-        let closure = self.graph.closure(service)?;
-        let units: Vec<&Unit> = closure.iter().map(|index| &self.graph.units[*index]).collect();
+        let closure = graph::closure(self.graph, service)?;
+        let units: Vec<&GraphUnit> = closure.iter().map(|index| &self.graph.units[*index]).collect();
         let root =
             units.iter().find(|unit| unit.package == service.package && unit.target.name == service.binary);
         let profile = root.and_then(|unit| unit.profile.as_object()).context("a unit without a profile")?;
@@ -136,10 +145,10 @@ impl<'a> Ingredients<'a> {
         let mut parts = self.common.clone();
         let mut closure = BTreeSet::new();
         for service in services {
-            closure.extend(self.graph.closure(service)?);
+            closure.extend(graph::closure(self.graph, service)?);
         }
         let units = closure.iter().map(|index| &self.graph.units[*index]);
-        let foreign: Vec<&Unit> = units.filter(|unit| !is_local(&unit.package)).collect();
+        let foreign: Vec<&GraphUnit> = units.filter(|unit| !is_local(&unit.package)).collect();
         self.add_units(&foreign, &mut parts)?;
         let ids: BTreeSet<&PackageId> = foreign.iter().map(|unit| &unit.package).collect();
         for package in ids.into_iter().filter_map(|id| self.packages.get(id)) {
@@ -160,10 +169,10 @@ impl<'a> Ingredients<'a> {
 
     /// The units behind the service, as Cargo would report them.
     pub(crate) fn units(&self, service: &ServicePlan) -> Result<Vec<workspace::Unit>> {
-        let closure = self.graph.closure(service)?;
+        let closure = graph::closure(self.graph, service)?;
         let compiled =
             closure.iter().map(|index| &self.graph.units[*index]).filter(|unit| unit.mode == "build");
-        let unit = |unit: &Unit| workspace::Unit {
+        let unit = |unit: &GraphUnit| workspace::Unit {
             package: unit.package.clone(),
             host: unit.platform.is_none(),
             features: unit.features.clone(),
@@ -174,7 +183,12 @@ impl<'a> Ingredients<'a> {
     /// What was declared for the service, but for what counts already. Which code read a variable is not known.
     pub(crate) fn declared(&self, service: &ServicePlan, observed: &Observed, parts: &Parts) -> Declared {
         let files = observed.of_service.get(&service.name).into_iter().flatten().chain(&observed.foreign);
-        self.beyond(parts, files, observed)
+        let closure = graph::closure(self.graph, service).unwrap_or_default();
+        let packages: BTreeSet<&PackageId> =
+            closure.iter().map(|index| &self.graph.units[*index].package).collect();
+        let own = observed.libraries.iter().filter(|(_, of)| of.iter().any(|id| packages.contains(id)));
+        let libraries = own.map(|(path, _)| self.name(path)).collect();
+        Declared { libraries, ..self.beyond(parts, files, observed) }
     }
 
     /// The same, for dependencies.
@@ -194,6 +208,7 @@ impl<'a> Ingredients<'a> {
         Declared {
             files: names.filter(|name| !parts.has(Sort::File, &shown(name))).collect(),
             env: observed.env.iter().filter(|name| !is_covered(name)).cloned().collect(),
+            libraries: BTreeSet::new(),
         }
     }
 
@@ -219,9 +234,24 @@ impl<'a> Ingredients<'a> {
         parts
     }
 
+    /// The same where a record says what was declared: whoever wrote it must not be able to have everything read that there is.
+    ///
+    /// # Errors
+    /// When it asks for more than a build reads, or for what no build does.
+    pub(crate) fn with_recorded(&self, parts: &Parts, declared: &Declared) -> Result<Parts> {
+        let paths = self.paths(declared);
+        self.allowance.borrow_mut().admit(paths.iter().map(PathBuf::as_path))?;
+        Ok(self.with_declared(parts, declared))
+    }
+
     /// Where the declared files are here.
     pub(crate) fn paths(&self, declared: &Declared) -> BTreeSet<PathBuf> {
         declared.files.iter().map(|name| self.path(name)).collect()
+    }
+
+    /// Where the libraries of the system among them are here.
+    pub(crate) fn libraries(&self, declared: &Declared) -> BTreeSet<PathBuf> {
+        declared.libraries.iter().map(|name| self.path(name)).collect()
     }
 
     fn common(&self, inputs: &Inputs) -> Result<Parts> {
@@ -259,7 +289,7 @@ impl<'a> Ingredients<'a> {
         Ok(parts)
     }
 
-    fn add_units(&self, units: &[&Unit], parts: &mut Parts) -> Result<()> {
+    fn add_units(&self, units: &[&GraphUnit], parts: &mut Parts) -> Result<()> {
         let mut by_package: BTreeMap<&PackageId, (BTreeSet<&str>, Vec<String>)> = BTreeMap::new();
         for unit in units {
             let (features, settings) = by_package.entry(&unit.package).or_default();
@@ -458,7 +488,7 @@ mod tests {
                 identity.facts.insert(name.to_owned(), "other".to_owned()).expect(name);
             }
             loaded.identity = identity.into();
-            let graph = Graph::load(&loaded.plan, &folder.path().join("graph")).unwrap();
+            let graph = graph::load(&loaded.plan, &folder.path().join("graph")).unwrap();
             let inputs = Inputs::take(session.sources(&loaded, &[]).unwrap()).unwrap();
             let ingredients = Ingredients::new(&loaded, &graph, &inputs).unwrap();
             let services: Vec<_> = loaded.plan.services.iter().collect();

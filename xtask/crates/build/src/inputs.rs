@@ -8,11 +8,15 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
+use cargo_metadata::PackageId;
 use stdx::Cmd;
-use workspace::{CargoConfig, Settings};
+use workspace::{CargoConfig, Linkage, Settings};
 
+use crate::compile::{Script, short_name};
 use crate::fresh::{Sources, walk_sources};
+use crate::native::{self, Search, Wanted};
 use crate::plan::Plan;
+use crate::session::Loaded;
 use crate::toolchain::Toolchain;
 
 /// Variables whose names begin so reach Cargo, compilers or linkers.
@@ -50,6 +54,14 @@ pub(crate) struct Observed {
     /// Those of them that packages of others asked for.
     pub(crate) foreign: BTreeSet<PathBuf>,
     pub(crate) env: BTreeSet<String>,
+    /// Libraries of the system that are linked because build scripts ask for them, and the packages that these are of.
+    pub(crate) libraries: BTreeMap<PathBuf, BTreeSet<PackageId>>,
+    /// All files that decide which ones these are, and the names of the packages that ask.
+    pub(crate) looked_at: BTreeMap<PathBuf, BTreeSet<String>>,
+    /// Libraries that are not where linkers look for them, and who asks for each.
+    pub(crate) unresolved: BTreeMap<String, String>,
+    /// Folders of local packages whose build script declared nothing: it may have read any file in them.
+    pub(crate) silent: BTreeSet<PathBuf>,
 }
 
 /// Names of the variables that are set and could matter.
@@ -111,13 +123,10 @@ pub(crate) fn runtime_objects(compiler: Option<&Path>) -> BTreeSet<PathBuf> {
     stdx::threads::map(&NAMES, path).into_iter().flatten().collect()
 }
 
-/// What compilers and build scripts declared; `None` where Cargo left no account of it. `members` are folders and names of
-/// local packages. Files of registries and of the toolchain are left out: the lock file and the compiler stand for them.
-pub(crate) fn observed(
-    plan: &Plan,
-    cargo: &CargoConfig,
-    members: &[(PathBuf, String)],
-) -> Result<Option<Observed>> {
+/// What compilers and build scripts declared; `None` where Cargo left no account of it. `scripts` are those that were run. Files of
+/// registries and of the toolchain are left out: the lock file and the compiler stand for them.
+pub(crate) fn observed(plan: &Plan, loaded: &Loaded, scripts: &[Script]) -> Result<Option<Observed>> {
+    let (cargo, members) = (&loaded.cargo, &loaded.members);
     let mut observed = Observed::default();
     for service in &plan.services {
         let dep_info = service.binary_path.with_extension("d");
@@ -139,7 +148,11 @@ pub(crate) fn observed(
             }
         }
     }
+    observed.add_libraries(plan, loaded, scripts)?;
     let ours = |path: &PathBuf| !path.starts_with(&cargo.cargo_home) && !path.starts_with(&plan.build_dir);
+    observed.libraries.retain(|path, _| ours(path));
+    observed.looked_at.retain(|path, _| ours(path));
+    observed.foreign.extend(observed.looked_at.keys().cloned());
     observed.foreign.retain(ours);
     observed.of_service.values_mut().for_each(|files| files.retain(ours));
     observed.files.extend(observed.foreign.iter().cloned());
@@ -149,6 +162,42 @@ pub(crate) fn observed(
 }
 
 impl Observed {
+    /// What the scripts that were run ask to have linked. All of them have a say in where the linker looks.
+    fn add_libraries(&mut self, plan: &Plan, loaded: &Loaded, scripts: &[Script]) -> Result<()> {
+        let mut wanted = Vec::new();
+        for script in scripts {
+            let said = stdx::fs::read_if_exists(&script.output)?.unwrap_or_default();
+            let said = String::from_utf8_lossy(&said);
+            wanted.push((&script.package, Wanted::parse(&said, &plan.root)));
+            let folder = script.output.parent().and_then(|folder| package_folder(folder, &loaded.members));
+            self.silent.extend(folder.filter(|_| !said.contains("rerun-if-")).map(Path::to_owned));
+        }
+        if wanted.iter().all(|(_, wanted)| wanted.is_empty()) {
+            return Ok(());
+        }
+        let mut named: Vec<PathBuf> = Vec::new();
+        for folder in wanted.iter().flat_map(|(_, wanted)| wanted.folders()) {
+            if !named.contains(folder) {
+                named.push(folder.clone());
+            }
+        }
+        let own = native::own_folders(loaded.compiler.as_deref());
+        let is_static = plan.services.iter().all(|service| service.linkage() == Linkage::Static);
+        let search = Search { named: &named, own: &own, is_static };
+        for (package, wanted) in wanted {
+            let found = native::Found::new(&wanted, &search);
+            let name = short_name(&package.repr).to_owned();
+            for path in found.linked {
+                self.libraries.entry(path).or_default().insert(package.clone());
+            }
+            for path in found.looked_at {
+                self.looked_at.entry(path).or_default().insert(name.clone());
+            }
+            self.unresolved.extend(found.missing.into_iter().map(|library| (library, name.clone())));
+        }
+        Ok(())
+    }
+
     fn add_script(&mut self, output: &str, package: Option<&Path>) {
         for line in output.lines() {
             let Some(line) = line.strip_prefix("cargo::").or_else(|| line.strip_prefix("cargo:")) else {

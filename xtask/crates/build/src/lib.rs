@@ -5,6 +5,7 @@
 //! Invariant: what is reported as unchanged was compared by content with what was built, never trusted by file times alone.
 
 mod action;
+mod allowance;
 mod assemble;
 mod bases;
 mod compile;
@@ -20,11 +21,13 @@ mod fresh;
 pub mod fuzzing;
 mod git;
 mod graph;
+mod held;
 mod identity;
 mod ingredients;
 mod inputs;
 mod leak;
 mod named;
+mod native;
 mod pack;
 mod plan;
 mod platforms;
@@ -42,6 +45,7 @@ mod stale;
 mod store;
 mod stores;
 mod toolchain;
+mod vouch;
 mod work;
 
 pub use bases::{BreakEven, Sizes};

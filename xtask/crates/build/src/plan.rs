@@ -280,6 +280,9 @@ pub(crate) fn created(facts: &Facts<'_>) -> i64 {
     fixed.or(facts.commit_time).unwrap_or(0)
 }
 
+/// The label that names the commit.
+pub(crate) const REVISION: &str = "org.opencontainers.image.revision";
+
 /// Source: OCI image-spec, "Pre-Defined Annotation Keys".
 fn labels(facts: &Facts<'_>, service: &Service, package: &Package) -> BTreeMap<String, String> {
     let description = service.config.description.clone().or_else(|| package.description.clone());

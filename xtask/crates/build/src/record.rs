@@ -17,6 +17,9 @@ const RECORD: &str = "slipway.cache-record/1";
 const MAX_RECORD: u64 = 16 << 20;
 /// How many sets of declared inputs a record holds: the oldest one is forgotten.
 const MOST_SETS: usize = 8;
+/// More files or variables than this nobody declares.
+const MOST_NAMES: usize = 50_000;
+const LONGEST_NAME: usize = 4_096;
 /// What actions were last made from, to tell what changed; whoever deletes it loses only words.
 const LAST: &str = "slipway.actions/1";
 
@@ -80,6 +83,14 @@ impl Record {
     pub(crate) fn read(blob: &Blob) -> Result<Record> {
         let record: Record = serde_json::from_slice(&blob.bytes(MAX_RECORD)?)?;
         ensure!(record.schema == RECORD, "its schema is `{}`", record.schema);
+        ensure!(record.sets.len() <= MOST_SETS, "it has {} sets of inputs", record.sets.len());
+        let is_bounded = |set: &Declared| {
+            let names = set.files.iter().chain(&set.env).chain(&set.libraries);
+            set.files.len() <= MOST_NAMES
+                && set.env.len() <= MOST_NAMES
+                && names.into_iter().all(|name| name.len() <= LONGEST_NAME && !name.contains('\0'))
+        };
+        ensure!(record.sets.iter().all(is_bounded), "it names more inputs than any build has");
         Ok(record)
     }
 }
@@ -92,6 +103,21 @@ pub(crate) fn record_key(kind: Kind, name: &str) -> Key {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn a_record_that_asks_for_too_much_is_none() {
+        let set = |files: BTreeSet<String>| Declared { files, ..Declared::default() };
+        let read = |sets: Vec<Declared>| {
+            let record = Record { schema: RECORD.to_owned(), sets, latest: Parts::default() };
+            Record::read(&record.blob().unwrap()).is_ok()
+        };
+        assert!(read(vec![set(["/usr/include/zlib.h".to_owned()].into())]));
+        assert!(!read(vec![set(["a".repeat(LONGEST_NAME + 1)].into())]));
+        assert!(!read(vec![set(["a\0b".to_owned()].into())]));
+        assert!(!read(vec![set((0..=MOST_NAMES).map(|name| name.to_string()).collect())]));
+        assert!(!read((0..=MOST_SETS).map(|name| set([name.to_string()].into())).collect()));
+    }
 
     #[test]
     fn a_record_keeps_the_newest_sets_once_each_and_nothing_else_is_one() {

@@ -10,11 +10,11 @@ use anyhow::{Context, Result};
 use cache::{Blob, Found, Key, Kind, Layered, Limits, Store};
 use serde::Serialize;
 use stdx::Cmd;
+use workspace::UnitGraph;
 
 use crate::action::{Parts, Sort};
 use crate::compile::Compiled;
 use crate::fresh::Inputs;
-use crate::graph::Graph;
 use crate::ingredients::{Declared, Ingredients};
 use crate::inputs::Observed;
 use crate::plan::{Plan, SHARED, ServicePlan};
@@ -37,6 +37,8 @@ pub(crate) struct Hit {
     /// What its compilation declared, as files and variables of this machine.
     pub(crate) files: BTreeSet<PathBuf>,
     pub(crate) env: BTreeSet<String>,
+    /// Libraries of the system that it was linked with.
+    pub(crate) libraries: BTreeSet<PathBuf>,
     parts: Parts,
 }
 
@@ -76,7 +78,7 @@ impl<'a> Reuse<'a> {
     /// Looks at what the planned services are made from.
     pub(crate) fn new(
         loaded: &'a Loaded,
-        graph: &'a Graph,
+        graph: &'a UnitGraph,
         inputs: &Inputs,
         paths: &'a Paths,
         stores: &'a Layered,
@@ -109,6 +111,7 @@ impl<'a> Reuse<'a> {
                         units: self.ingredients.units(service)?,
                         binary,
                         files: self.ingredients.paths(&declared),
+                        libraries: self.ingredients.libraries(&declared),
                         env: declared.env,
                         parts,
                     };
@@ -166,6 +169,10 @@ impl<'a> Reuse<'a> {
         observed: &Observed,
         compiled: &Compiled,
     ) -> Result<()> {
+        if !observed.unresolved.is_empty() {
+            self.note_unresolved(observed);
+            return Ok(());
+        }
         let blobs = self.stores.writes().then(|| {
             stdx::threads::map(services, |service| {
                 let binary = compiled.binaries.get(&(service.package.clone(), service.binary.clone()))?;
@@ -185,6 +192,16 @@ impl<'a> Reuse<'a> {
             self.last.set(&format!("compile {}", service.name), parts);
         }
         self.keep_dependencies(services, inputs, observed)
+    }
+
+    /// What a result was made from is not known whole: nobody may take it for another one's.
+    fn note_unresolved(&self, observed: &Observed) {
+        let named =
+            observed.unresolved.iter().map(|(library, package)| format!("`{library}` (for {package})"));
+        let named = named.collect::<Vec<_>>().join(", ");
+        self.stores.note(format!(
+            "nothing of this build is kept in the cache: build scripts link libraries that are not found where linkers look: {named}"
+        ));
     }
 
     fn keep_dependencies(
@@ -402,7 +419,7 @@ impl<'a> Reuse<'a> {
         for (blob, is_shared) in self.stores.all(record_key(kind, name)) {
             let Ok(record) = Record::read(&blob) else { continue };
             for declared in &record.sets {
-                let all = self.ingredients.with_declared(parts, declared);
+                let Some(all) = self.recorded(parts, declared) else { continue };
                 let Ok(digest) = all.digest() else { continue };
                 let key = Key { kind, digest };
                 if !tried.insert(key) {
@@ -432,6 +449,15 @@ impl<'a> Reuse<'a> {
         Err(newest.unwrap_or_default())
     }
 
+    /// `parts` with what a record says was declared, unless that is nothing that a build declares.
+    fn recorded(&self, parts: &Parts, declared: &Declared) -> Option<Parts> {
+        let found = self.ingredients.with_recorded(parts, declared);
+        let note = |error: &anyhow::Error| {
+            self.stores.note(format!("a record of the cache is not believed: {error:#}"))
+        };
+        found.inspect_err(note).ok()
+    }
+
     /// Lets this machine find by itself what another one's record led to.
     fn learn(&self, kind: Kind, name: &str, sets: Vec<Declared>, parts: &Parts) {
         match Record::new(sets, parts).blob() {
@@ -444,7 +470,7 @@ impl<'a> Reuse<'a> {
     fn look(&self, kind: Kind, name: &str, parts: &Parts) -> Option<Looked> {
         for (blob, _) in self.stores.all(record_key(kind, name)) {
             for declared in Record::read(&blob).map(|record| record.sets).unwrap_or_default() {
-                let all = self.ingredients.with_declared(parts, &declared);
+                let Some(all) = self.recorded(parts, &declared) else { continue };
                 let key = Key { kind, digest: all.digest().ok()? };
                 if let Some(from) = self.stores.holder(&key) {
                     return Some(Looked { from, bytes: 0, declared, parts: all });
@@ -493,7 +519,7 @@ impl<'a> Reuse<'a> {
 
     /// What was declared before counts as it is now: that it was not declared yet is no difference.
     fn changed(&self, before: &Parts, parts: &Parts) -> Option<String> {
-        self.ingredients.with_declared(parts, &self.declared_in(before, parts)).difference(before)
+        self.recorded(parts, &self.declared_in(before, parts))?.difference(before)
     }
 
     /// What `before` has beyond what is known beforehand: its compilation declared it.
@@ -503,6 +529,7 @@ impl<'a> Reuse<'a> {
         Declared {
             files: files.map(|file| self.ingredients.unshown(file)).collect(),
             env: env.map(str::to_owned).collect(),
+            libraries: BTreeSet::new(),
         }
     }
 

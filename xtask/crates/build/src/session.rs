@@ -12,14 +12,13 @@ use cache::Mode;
 use cargo_metadata::PackageId;
 use oci::{Layout, Pruned};
 use stdx::Digest;
-use workspace::{CargoConfig, Platform, Service, ServiceConfig, Settings, Workspace};
+use workspace::{CargoConfig, Platform, Service, ServiceConfig, Settings, UnitGraph, Workspace};
 
-use crate::assemble::assemble;
+use crate::assemble::{Built, assemble};
 use crate::bases::{self, BreakEven};
 use crate::event::{Event, Reporter};
 use crate::fresh::{Inputs, Sources};
 use crate::git::GitState;
-use crate::graph::Graph;
 use crate::identity::{self, Identity};
 use crate::plan::{self, Facts, Plan};
 use crate::report::{Action, BuildError, BuiltService, Report};
@@ -27,8 +26,9 @@ use crate::reuse::{Moved, Reuse};
 use crate::store::{Paths, Remembered, State};
 use crate::stores::Stores;
 use crate::toolchain::Toolchain;
+use crate::vouch::Voucher;
 use crate::work::Work;
-use crate::{cross, inputs, named};
+use crate::{cross, graph, inputs, named};
 
 /// A day: whoever reads an image or deploys a release that nobody else knows of has begun by then.
 const PRUNE_GRACE: Duration = Duration::from_secs(24 * 60 * 60);
@@ -46,6 +46,8 @@ pub struct Session {
     git: Option<GitState>,
     reuse: Mode,
     started: Instant,
+    /// When this looked where the source stands, or just before: what was touched since is vouched for by nobody.
+    opened: SystemTime,
     pub(crate) platform: Option<Platform>,
     naming: Naming,
 }
@@ -69,6 +71,8 @@ pub struct Loaded {
     pub(crate) workspace: Workspace,
     pub(crate) toolchain: Toolchain,
     pub(crate) lock: Vec<u8>,
+    /// The C compiler that knows where the target's libraries lie.
+    pub(crate) compiler: Option<PathBuf>,
     /// Files of the C toolchain that are linked in.
     pub(crate) runtime: BTreeSet<PathBuf>,
     /// When the images say that they were made, in seconds since 1970.
@@ -154,6 +158,7 @@ impl Session {
     }
 
     pub(crate) fn open_as(root: &Path, platform: Option<Platform>, naming: Naming) -> Result<Session> {
+        let opened = SystemTime::now();
         let mut settings = Settings::load(root)?;
         if let Some(platform) = platform {
             settings.build.target = Some(platform.target(settings.build.target.as_deref()));
@@ -161,7 +166,7 @@ impl Session {
         let paths = Paths::new(root, &workspace::target_dir(root)?);
         let git = GitState::load(root)?;
         let (root, started) = (root.to_owned(), Instant::now());
-        Ok(Session { root, settings, paths, git, reuse: Mode::Off, started, platform, naming })
+        Ok(Session { root, settings, paths, git, reuse: Mode::Off, started, opened, platform, naming })
     }
 
     /// Folder of the workspace.
@@ -244,6 +249,7 @@ impl Session {
             workspace,
             toolchain,
             lock,
+            compiler: tools.compiler,
             runtime,
             created,
             members,
@@ -316,7 +322,7 @@ impl Session {
         let loaded = self.plan(names)?;
         ensure!(loaded.plan.also.is_none(), MIXED);
         let inputs = Inputs::take(self.sources(&loaded, names)?)?;
-        let graph = Graph::load(&loaded.plan, &self.paths.graph())?;
+        let graph = graph::load(&loaded.plan, &self.paths.graph())?;
         let given = run(Reuse::new(&loaded, &graph, &inputs, &self.paths, &stores.layered)?, &inputs);
         stores.warn(reporter);
         given
@@ -336,19 +342,20 @@ impl Session {
         if let Some(report) = self.unchanged(&State::load(&self.paths), names) {
             return Ok(report);
         }
-        let _lock = self.paths.lock(reporter, interrupted).map_err(refused)?;
-        // Whoever held the lock may have built the very same, and the world may have changed meanwhile.
-        let begun = SystemTime::now();
-        *self = Session { started: self.started, ..self.reopened().map_err(refused)? };
+        let lock = self.paths.lock(reporter, interrupted).map_err(refused)?;
         let state = State::load(&self.paths);
-        if let Some(report) = self.unchanged(&state, names) {
-            return Ok(report);
+        if lock.has_waited {
+            // Whoever held the lock may have built the very same, and the world may have changed meanwhile.
+            *self = Session { started: self.started, ..self.reopened().map_err(refused)? };
+            if let Some(report) = self.unchanged(&state, names) {
+                return Ok(report);
+            }
         }
         let loaded = self.plan(names).map_err(refused)?;
         for warning in &loaded.warnings {
             reporter.event(Event::Diagnostic(format!("warning: {warning}")));
         }
-        self.run(&loaded, state, begun, reporter, interrupted).map_err(failed)
+        self.run(&loaded, state, reporter, interrupted).map_err(failed)
     }
 
     fn reopened(&self) -> Result<Session> {
@@ -380,7 +387,6 @@ impl Session {
         &self,
         loaded: &Loaded,
         mut state: State,
-        begun: SystemTime,
         reporter: &dyn Reporter,
         interrupted: &AtomicBool,
     ) -> Result<Report> {
@@ -395,13 +401,29 @@ impl Session {
         let reuse =
             graph.as_ref().map(|graph| Reuse::new(loaded, graph, &inputs, &self.paths, &stores.layered));
         let reuse = reuse.and_then(|reuse| unless_it_fails(reuse, reporter));
-        let mut work = Work { session: self, loaded, reporter, interrupted, reuse, begun };
+        let mut work = Work { session: self, loaded, reporter, interrupted, reuse, begun: self.opened };
         let made = work.make(&mut state, &inputs)?;
+        let read = work.read(inputs, &made)?;
+        let libraries = work.libraries(&read, &made);
+        let voucher = Voucher::new(loaded, self.git.as_ref(), &read, self.opened);
         let state = Mutex::new(state);
-        let services = assemble(loaded, &made.compiled, &self.paths, &state, reporter)?;
+        let assembled = |source: &Option<GitState>| {
+            let built =
+                Built { loaded, compiled: &made.compiled, source: source.as_ref(), libraries: &libraries };
+            assemble(&built, &self.paths, &state, reporter)
+        };
+        let mut source = voucher.as_ref().map(Voucher::state);
+        let mut services = assembled(&source)?;
+        // Packing reads what it packs, too.
+        let packed_from = voucher.as_ref().map(Voucher::state);
+        if packed_from != source {
+            source = packed_from;
+            services = assembled(&source)?;
+        }
+        self.tell_doubts(source.as_ref(), reporter);
         let mut report = Report {
             target: loaded.plan.target.clone(),
-            git: self.git.clone(),
+            git: source,
             layout: self.paths.layout(),
             services,
             units: made.compiled.units.len(),
@@ -411,7 +433,7 @@ impl Session {
             elapsed_ms: elapsed_ms(self.started),
         };
         let state = state.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
-        if let Err(error) = work.remember(state, inputs, &made, &mut report) {
+        if let Err(error) = work.remember(state, read, &made, &mut report) {
             // The images are there all the same; the next build only has more to do.
             reporter.event(Event::Diagnostic(format!("warning: cannot remember this build: {error:#}")));
         }
@@ -423,8 +445,21 @@ impl Session {
         Ok(report)
     }
 
+    /// Says why an image is not what git led to expect.
+    fn tell_doubts(&self, source: Option<&GitState>, reporter: &dyn Reporter) {
+        let expected = self.git.as_ref().is_some_and(|git| !git.dirty);
+        if let Some(source) = source.filter(|source| expected && source.dirty) {
+            let doubts = source.doubts.join("; ");
+            let text = format!(
+                "warning: the images do not count as made from the commit {}: {doubts}",
+                source.revision
+            );
+            reporter.event(Event::Diagnostic(text));
+        }
+    }
+
     /// What Cargo would compile; `None` where nobody wants to know, or Cargo does not tell.
-    fn graph(&self, loaded: &Loaded, reporter: &dyn Reporter) -> Option<Graph> {
+    fn graph(&self, loaded: &Loaded, reporter: &dyn Reporter) -> Option<UnitGraph> {
         if self.reuse == Mode::Off {
             return None;
         }
@@ -432,7 +467,7 @@ impl Session {
             reporter.event(Event::Diagnostic(MIXED.to_owned()));
             return None;
         }
-        unless_it_fails(Graph::load(&loaded.plan, &self.paths.graph()), reporter)
+        unless_it_fails(graph::load(&loaded.plan, &self.paths.graph()), reporter)
     }
 
     fn unchanged(&self, state: &State, names: &[String]) -> Option<Report> {

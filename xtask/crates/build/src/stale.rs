@@ -24,7 +24,13 @@ pub(crate) fn forget(
     vendored: &[(PathBuf, String)],
     linked: &BTreeSet<PathBuf>,
 ) -> Result<()> {
-    let packages = suspects(state, inputs, members, vendored, linked)?;
+    let mut packages: BTreeSet<String> =
+        suspects(state, inputs, members, vendored, linked)?.into_iter().map(str::to_owned).collect();
+    let relinked = relinked(state)?;
+    if !relinked.is_empty() {
+        packages.extend(members.iter().map(|(_, name)| name.clone()));
+        packages.extend(relinked);
+    }
     for folder in plan.all_profile_folders() {
         for entry in std::fs::read_dir(folder.join(".fingerprint")).into_iter().flatten().flatten() {
             let name = entry.file_name();
@@ -37,6 +43,7 @@ pub(crate) fn forget(
         }
     }
     note(state, inputs);
+    note_libraries(state)?;
     state.compiled_ns = nanoseconds(SystemTime::now());
     Ok(())
 }
@@ -45,6 +52,28 @@ pub(crate) fn forget(
 pub(crate) fn note(state: &mut State, inputs: &Inputs) {
     let known = inputs.files().filter_map(|(path, stamp)| Some((path.to_owned(), stamp?.digest)));
     state.seen.extend(known);
+}
+
+/// Libraries that went are noted, too: Cargo is told once.
+fn note_libraries(state: &mut State) -> Result<()> {
+    for path in state.libraries.keys() {
+        match Stamp::take(path)? {
+            Some(stamp) => _ = state.seen.insert(path.clone(), stamp.digest),
+            None => _ = state.seen.remove(path),
+        }
+    }
+    Ok(())
+}
+
+/// The packages that must be linked again because a library of the system is another one, or is found elsewhere.
+fn relinked(state: &State) -> Result<BTreeSet<String>> {
+    let mut packages = BTreeSet::new();
+    for (path, of) in &state.libraries {
+        if Stamp::take(path)?.map(|stamp| stamp.digest) != state.seen.get(path).copied() {
+            packages.extend(of.iter().cloned());
+        }
+    }
+    Ok(packages)
 }
 
 fn suspects<'a>(
@@ -66,7 +95,10 @@ fn suspects<'a>(
     let files = inputs.files().chain(declared.iter().map(|(path, stamp)| (path.as_path(), stamp.as_ref())));
     for (path, stamp) in files {
         let Some(stamp) = stamp else { continue };
-        if state.seen.get(path) == Some(&stamp.digest) {
+        // A file that was put back while Cargo ran, with its old time, is one that Cargo may have read as it was in between.
+        let was_put_back = stamp.is_changed_behind(state.compiled_ns);
+        let is_same = state.seen.get(path) == Some(&stamp.digest);
+        if is_same && !was_put_back {
             continue;
         }
         // Cargo knows these by their checksum alone.
@@ -78,7 +110,7 @@ fn suspects<'a>(
         let owner = owners.max_by_key(|(folder, _)| folder.components().count());
         let is_unnoticed = stamp.modified_ns <= state.compiled_ns;
         match owner {
-            _ if linked.contains(path) => return Ok(all()),
+            _ if linked.contains(path) && !is_same => return Ok(all()),
             Some((_, name)) if is_unnoticed => _ = packages.insert(name.as_str()),
             // Manifests, the lock file and Cargo's configuration are read by content; another file out there was declared.
             None if is_unnoticed && !taken.contains(path) => return Ok(all()),

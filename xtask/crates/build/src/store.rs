@@ -1,7 +1,7 @@
 //! What is remembered from one build to the next, in one file beside the images. It only ever saves work: whoever deletes it
 //! pays with time, and a file of another version, of another workspace or with damage is treated as missing.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -30,6 +30,14 @@ pub(crate) struct Paths {
     folder: PathBuf,
 }
 
+/// No other build of the workspace runs until this is dropped.
+#[derive(Debug)]
+pub(crate) struct Lock {
+    /// Whether another one had to be waited for.
+    pub(crate) has_waited: bool,
+    _file: File,
+}
+
 /// The content of the file.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -45,6 +53,9 @@ pub(crate) struct State {
     pub(crate) results: BTreeMap<String, Remembered>,
     /// Content of every input when Cargo was last given it.
     pub(crate) seen: BTreeMap<PathBuf, Digest>,
+    /// Files that decide which libraries of the system are linked, and the packages that ask for these: Cargo does not know of them.
+    #[serde(default)]
+    pub(crate) libraries: BTreeMap<PathBuf, BTreeSet<String>>,
     /// When Cargo was last started, in nanoseconds since 1970.
     pub(crate) compiled_ns: i64,
     /// Whether Cargo's folder began with what a store had.
@@ -145,8 +156,8 @@ impl Paths {
         self.folder.join("state.json")
     }
 
-    /// Waits until no other build of this workspace runs. The lock ends with the returned file.
-    pub(crate) fn lock(&self, reporter: &dyn Reporter, interrupted: &AtomicBool) -> Result<File> {
+    /// Waits until no other build of this workspace runs.
+    pub(crate) fn lock(&self, reporter: &dyn Reporter, interrupted: &AtomicBool) -> Result<Lock> {
         stdx::fs::create_dir_all(&self.folder)?;
         // Backup programs and our own walks leave build output alone.
         let tag = self.folder.join("CACHEDIR.TAG");
@@ -156,10 +167,10 @@ impl Paths {
         let path = self.folder.join("lock");
         let file = File::options().create(true).truncate(false).write(true).open(&path);
         let file = file.with_context(|| format!("cannot open {}", path.display()))?;
-        let mut is_told = false;
+        let mut has_waited = false;
         loop {
             match file.try_lock() {
-                Ok(()) => return Ok(file),
+                Ok(()) => return Ok(Lock { has_waited, _file: file }),
                 Err(TryLockError::Error(error)) => {
                     return Err(error).with_context(|| format!("cannot lock {}", path.display()));
                 }
@@ -167,7 +178,7 @@ impl Paths {
                     return Err(BuildError::Interrupted.into());
                 }
                 Err(TryLockError::WouldBlock) => {
-                    if !std::mem::replace(&mut is_told, true) {
+                    if !std::mem::replace(&mut has_waited, true) {
                         reporter.event(Event::Waiting);
                     }
                     std::thread::sleep(LOCK_POLL);
@@ -190,6 +201,7 @@ impl State {
             units: 0,
             results: BTreeMap::new(),
             seen: BTreeMap::new(),
+            libraries: BTreeMap::new(),
             compiled_ns: 0,
             restored: false,
             trees: BTreeMap::new(),

@@ -38,6 +38,7 @@ impl Stores {
                     is_shared: true,
                 };
                 layered.add(open_remote(root, remote)?, access);
+                believed(root, remote).into_iter().for_each(|note| layered.note(note));
             }
         }
         Ok(Stores { layered, local, limit: settings.local.limit_gib << 30, writes })
@@ -74,9 +75,23 @@ pub(crate) fn open_written(root: &Path, settings: &CacheSettings, mode: Mode) ->
 pub(crate) fn open_remote(root: &Path, remote: &RemoteCache) -> Result<Box<dyn Store>> {
     match (&remote.registry, &remote.folder) {
         (Some(name), _) => Ok(Box::new(Remote::open(name).context("cache.remote.registry")?)),
-        (None, Some(folder)) => Ok(Box::new(Folder::new(&format!("folder {folder}"), &root.join(folder)))),
+        (None, Some(_)) if !remote.others_may_write => Ok(Box::new(shared_folder(root, remote))),
+        (None, Some(_)) => Ok(Box::new(shared_folder(root, remote).believing_others())),
         (None, None) => bail!("cache.remote names neither a registry nor a folder"),
     }
+}
+
+fn shared_folder(root: &Path, remote: &RemoteCache) -> Folder {
+    let folder = remote.folder.as_deref().unwrap_or_default();
+    Folder::new(&format!("folder {folder}"), &root.join(folder))
+}
+
+/// What is to be said of a shared folder that is believed although others may write to it.
+fn believed(root: &Path, remote: &RemoteCache) -> Option<String> {
+    let store =
+        remote.folder.as_ref().filter(|_| remote.others_may_write).map(|_| shared_folder(root, remote))?;
+    let objection = store.objection()?;
+    Some(format!("the cache is believed because of cache.remote.others_may_write: {objection}"))
 }
 
 fn default_folder(root: &Path) -> Option<PathBuf> {

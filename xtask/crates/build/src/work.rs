@@ -2,15 +2,19 @@
 //! remembered of it. It decides nothing about images.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::SystemTime;
 
 use anyhow::Result;
+use stdx::Digest;
+use workspace::{Split, split};
 
-use crate::assemble::outputs;
+use crate::assemble::{Libraries, outputs};
 use crate::compile::{Compiled, compile};
 use crate::event::{Event, Reporter};
 use crate::fresh::{Inputs, Sources};
+use crate::inputs::Observed;
 use crate::plan::{Plan, ServicePlan};
 use crate::report::{BuildError, Report};
 use crate::reuse::{Hit, Reuse};
@@ -35,6 +39,15 @@ pub(crate) struct Made {
     hits: BTreeMap<String, Hit>,
     /// What Cargo was asked for, and what it was given; `None` where it was not asked.
     asked: Option<(Plan, Inputs)>,
+}
+
+/// What binaries were made from.
+pub(crate) struct Read {
+    pub(crate) inputs: Inputs,
+    /// What compilations that ran now declared; `None` where none ran, or Cargo left no account of it.
+    pub(crate) observed: Option<Observed>,
+    /// What those declared that were not needed now.
+    pub(crate) restored: BTreeSet<PathBuf>,
 }
 
 impl Work<'_> {
@@ -106,17 +119,8 @@ impl Work<'_> {
         Inputs::take(self.session.sources(self.loaded, &names)?)
     }
 
-    /// Remembers what was built from what, unless a source changed while it was built, and keeps it for others.
-    pub(crate) fn remember(
-        self,
-        mut state: State,
-        mut inputs: Inputs,
-        made: &Made,
-        report: &mut Report,
-    ) -> Result<()> {
-        state.units = made.compiled.units.len();
-        let selection = self.session.selection(&self.loaded.names);
-        state.results.remove(&selection);
+    /// Everything that the binaries were made from: what was known beforehand, and what compilations declared.
+    pub(crate) fn read(&self, mut inputs: Inputs, made: &Made) -> Result<Read> {
         for service in &self.loaded.plan.services {
             let files = root::sources(service, &self.loaded.plan.target)?;
             inputs.extend(files.into_iter().collect(), &BTreeSet::new())?;
@@ -125,17 +129,56 @@ impl Work<'_> {
             inputs.extend(hit.files.clone(), &hit.env)?;
         }
         let mut observed = None;
-        if let Some((plan, given)) = &made.asked {
-            observed = inputs::observed(plan, &self.loaded.cargo, &self.loaded.members)?;
+        if let Some((plan, _)) = &made.asked {
+            observed = inputs::observed(plan, self.loaded, &made.compiled.scripts)?;
             if let Some(observed) = &observed {
                 inputs.extend(observed.files.clone(), &observed.env)?;
-                let mut given = given.clone();
-                given.extend(observed.files.clone(), &observed.env)?;
-                stale::note(&mut state, &given);
             }
         }
+        let restored = made.hits.values().flat_map(|hit| &hit.files).cloned().collect();
+        Ok(Read { inputs, observed, restored })
+    }
+
+    /// By service: the libraries of the system that its binary was linked with because build scripts ask for them, by name and digest.
+    pub(crate) fn libraries(&self, read: &Read, made: &Made) -> Libraries {
+        let named = |path: &PathBuf| {
+            let digest = read.inputs.digest(path)?;
+            Some((path.file_name()?.to_string_lossy().into_owned(), digest))
+        };
+        let metadata = &self.loaded.workspace.metadata;
+        let of = |service: &ServicePlan| -> BTreeSet<(String, Digest)> {
+            if let Some(hit) = made.hits.get(&service.name) {
+                return hit.libraries.iter().filter_map(named).collect();
+            }
+            let Split { linked, build_only, .. } = split(metadata, &made.compiled.units, &service.package);
+            let libraries = read.observed.iter().flat_map(|observed| &observed.libraries);
+            let own = libraries
+                .filter(|(_, of)| of.iter().any(|id| linked.contains(id) || build_only.contains(id)));
+            own.filter_map(|(path, _)| named(path)).collect()
+        };
+        self.loaded.plan.services.iter().map(|service| (service.name.clone(), of(service))).collect()
+    }
+
+    /// Remembers what was built from what, unless a source changed while it was built, and keeps it for others.
+    pub(crate) fn remember(
+        self,
+        mut state: State,
+        read: Read,
+        made: &Made,
+        report: &mut Report,
+    ) -> Result<()> {
+        state.units = made.compiled.units.len();
+        let selection = self.session.selection(&self.loaded.names);
+        state.results.remove(&selection);
+        let Read { inputs, observed, .. } = read;
+        if let (Some((_, given)), Some(observed)) = (&made.asked, &observed) {
+            let mut given = given.clone();
+            given.extend(observed.files.clone(), &observed.env)?;
+            stale::note(&mut state, &given);
+            state.libraries.extend(observed.looked_at.clone());
+        }
         let is_known = made.asked.is_none() || observed.is_some();
-        let holds = is_known && inputs.is_untouched_since(self.begun);
+        let holds = is_known && inputs.touched_since(self.begun).is_empty();
         if let Some(mut reuse) = self.reuse {
             reuse.note_hits(&made.hits);
             if let (Some((plan, _)), Some(observed), true) = (&made.asked, &observed, holds) {

@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
-use stdx::Digest;
+use stdx::{Digest, trust};
 
 use crate::{Blob, Found, Key, Kind, Store};
 
@@ -23,6 +23,8 @@ const ABANDONED: Duration = Duration::from_secs(60 * 60);
 pub struct Folder {
     name: String,
     root: PathBuf,
+    /// Whether what others can have put there is believed.
+    believes_others: bool,
 }
 
 /// An entry, as a listing shows it.
@@ -51,7 +53,22 @@ struct Head {
 impl Folder {
     /// The store in the folder `root`, which is made when something is stored. `name` is what users know it by.
     pub fn new(name: &str, root: &Path) -> Folder {
-        Folder { name: name.to_owned(), root: root.to_owned() }
+        Folder { name: name.to_owned(), root: root.to_owned(), believes_others: false }
+    }
+
+    /// The same store, believed although others than its user and root may write to it: who can do that decides what is run.
+    pub fn believing_others(self) -> Folder {
+        Folder { believes_others: true, ..self }
+    }
+
+    /// Why others can have put something there; `None` where they cannot, or nothing is there.
+    pub fn objection(&self) -> Option<String> {
+        let folders = [self.root.clone()].into_iter().chain(Kind::ALL.map(|kind| self.folder(kind)));
+        let there = folders.filter(|folder| folder.exists());
+        there
+            .filter_map(|folder| trust::require_own_folder(&folder).err())
+            .map(|error| format!("{error:#}"))
+            .next()
     }
 
     /// The folder.
@@ -131,13 +148,18 @@ impl Folder {
         self.root.join("v1/tmp")
     }
 
+    fn require_own(&self, folder: &Path) -> Result<()> {
+        if self.believes_others { Ok(()) } else { trust::require_own_folder(folder) }
+    }
+
     fn path(&self, key: &Key) -> PathBuf {
         self.folder(key.kind).join(key.to_string())
     }
 
     fn write(&self, key: &Key, content: &Blob) -> Result<()> {
         for folder in [self.temporary(), self.folder(key.kind)] {
-            stdx::fs::create_dir_all(&folder)?;
+            trust::create_own_folder(&folder)?;
+            self.require_own(&folder)?;
         }
         let mut file = tempfile::NamedTempFile::new_in(self.temporary())?;
         let head = Head {
@@ -165,6 +187,10 @@ impl Store for Folder {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Found::Missing),
             opened => opened.with_context(|| format!("cannot open {}", path.display()))?,
         };
+        self.require_own(&self.folder(key.kind))?;
+        if let (false, Err(error)) = (self.believes_others, trust::require_own_file(&file, &path)) {
+            return Ok(Found::Damaged(format!("{error:#}")));
+        }
         let found = match check(&file, key).with_context(|| format!("cannot read {}", path.display()))? {
             Ok(offset) => Blob::in_file(file, offset.0).map(|blob| (blob, offset.1))?,
             Err(damage) => return Ok(Found::Damaged(damage)),
@@ -276,6 +302,31 @@ mod tests {
         assert_eq!(get("a"), Err(format!("it is the entry {}", key("b"))));
         store.remove(&key("a")).unwrap();
         assert_eq!(get("a"), Err("missing".to_owned()));
+    }
+
+    #[test]
+    fn what_others_can_have_put_there_is_refused_by_name() {
+        use std::os::unix::fs::PermissionsExt;
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path().join("store");
+        let store = Folder::new("local", &root);
+        store.put(&key("a"), &Blob::of_bytes(b"content")).unwrap();
+        let set = |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+        assert_eq!(store.objection(), None);
+        for open in [root.clone(), root.join("v1"), root.join("v1/service")] {
+            set(&open, 0o777);
+            let error = format!("{:#}", store.get(&key("a")).unwrap_err());
+            assert!(error.contains(&format!("{} can be written to by others", open.display())), "{error}");
+            assert!(store.put(&key("b"), &Blob::of_bytes(b"x")).is_err() && store.objection().is_some());
+            let believing = store.clone().believing_others();
+            assert_eq!(content(believing.get(&key("a")).unwrap()).unwrap(), b"content");
+            set(&open, 0o755);
+        }
+        set(&store.path(&key("a")), 0o666);
+        let why = content(store.get(&key("a")).unwrap()).unwrap_err();
+        assert!(why.contains("can be written to by others (mode 666)"), "{why}");
+        set(&store.path(&key("a")), 0o644);
+        assert_eq!(content(store.get(&key("a")).unwrap()).unwrap(), b"content");
     }
 
     #[test]

@@ -68,6 +68,8 @@ pub struct SignaturePolicy {
     pub public_key: Option<String>,
     /// The builder that provenance must name; `signing.builder` of slipway.yaml, or any, where absent.
     pub builder: Option<String>,
+    /// A commit or tag that must be among the ancestors of the commit of each image: what was signed before it is refused.
+    pub newer_than: Option<String>,
 }
 
 /// What the scan of a release must look like before the release may be deployed.

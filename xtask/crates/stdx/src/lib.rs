@@ -8,6 +8,7 @@ pub mod json;
 pub mod threads;
 mod tied;
 pub mod time;
+pub mod trust;
 pub mod yaml;
 
 pub use cmd::Cmd;

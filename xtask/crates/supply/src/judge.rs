@@ -9,7 +9,7 @@ use stdx::{Digest, json::canonical};
 
 use crate::bundle::{BUNDLE, verify};
 use crate::key::PublicKey;
-use crate::provenance::Provenance;
+use crate::provenance::{Commit, Provenance};
 use crate::statement::{Statement, predicate, shown};
 
 /// Media types that provenance calls the SBOMs by, with what a statement about them is called.
@@ -202,11 +202,7 @@ fn provenance(statement: &Statement, expected: &Expected) -> Result<(Provenance,
     if let Some(wanted) = &expected.revision {
         match &commit {
             Some(commit) if commit.revision == *wanted && !commit.dirty => {}
-            Some(commit) if commit.revision == *wanted => {
-                return Err(
-                    "it was built from a work tree with changes that the commit does not hold".to_owned()
-                );
-            }
+            Some(commit) if commit.revision == *wanted => return Err(changed(commit)),
             Some(commit) => {
                 return Err(format!("it was built from the commit {}, not {wanted}", commit.revision));
             }
@@ -228,6 +224,11 @@ fn provenance(statement: &Statement, expected: &Expected) -> Result<(Provenance,
     let of = service.map_or_else(String::new, |name| format!("of `{}` ", shown(name)));
     let detail = format!("{of}{source}, by {}, {dependencies} dependencies", shown(builder));
     Ok((provenance, detail))
+}
+
+fn changed(commit: &Commit) -> String {
+    let why = commit.doubts.first().map_or_else(String::new, |doubt| format!(": {}", shown(doubt)));
+    format!("it was built from a work tree with changes that the commit does not hold{why}")
 }
 
 /// `built` is what the provenance says came out; `None` where no provenance is believed.

@@ -19,6 +19,8 @@ use crate::cyclonedx::Sbom;
 pub const BUILD_TYPE: &str = "urn:slipway:build:1";
 /// A builder that nobody vouches for: whoever had the key.
 pub const LOCAL_BUILDER: &str = "urn:slipway:builder:local";
+/// The annotation of the source that says why it does not count as what the commit holds.
+const DOUBTS: &str = "doubts";
 /// The name of the dependency that is the source.
 const SOURCE: &str = "source";
 
@@ -99,6 +101,8 @@ pub struct Commit {
     pub revision: String,
     /// Whether the work tree held changes that the commit does not.
     pub dirty: bool,
+    /// What speaks against its being what the commit holds, a file each.
+    pub doubts: Vec<String>,
     /// Where the source is published, if the package says so.
     pub repository: Option<String>,
 }
@@ -131,6 +135,7 @@ impl Provenance {
             revision: revision.clone(),
             // What does not say that it was clean was not.
             dirty: source.annotations.get("dirty") != Some(&Value::Bool(false)),
+            doubts: source.annotations.get(DOUBTS).map(texts).unwrap_or_default(),
             repository: source.uri.clone(),
         })
     }
@@ -162,7 +167,13 @@ impl Resource {
             name: SOURCE.to_owned(),
             uri: commit.repository.as_ref().map(published),
             digest: BTreeMap::from([("gitCommit".to_owned(), commit.revision.clone())]),
-            annotations: BTreeMap::from([("dirty".to_owned(), Value::Bool(commit.dirty))]),
+            annotations: [("dirty".to_owned(), Value::Bool(commit.dirty))]
+                .into_iter()
+                .chain(
+                    (!commit.doubts.is_empty())
+                        .then(|| (DOUBTS.to_owned(), Value::from(commit.doubts.clone()))),
+                )
+                .collect(),
             ..Resource::default()
         }
     }
@@ -202,6 +213,11 @@ impl Resource {
     }
 }
 
+/// The texts of a list, whatever else is in it.
+fn texts(list: &Value) -> Vec<String> {
+    list.as_array().into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect()
+}
+
 /// Every component of the image and of its building.
 pub fn dependencies(sbom: &Sbom) -> Vec<Resource> {
     let tools = sbom.about.toolchain.iter().map(|(name, identity)| Resource::of_tool(name, identity));
@@ -214,7 +230,7 @@ mod tests {
 
     #[test]
     fn what_was_built_is_read_back_and_silence_is_not_taken_for_clean() {
-        let commit = Commit { revision: "c0".repeat(20), dirty: false, repository: None };
+        let commit = Commit { revision: "c0".repeat(20), dirty: false, doubts: vec![], repository: None };
         let mut provenance = Provenance {
             build_definition: Definition {
                 build_type: BUILD_TYPE.into(),

@@ -36,6 +36,9 @@ pub struct RemoteCache {
     /// A folder that several machines mount, relative to the workspace's root, or absolute.
     #[serde(default)]
     pub folder: Option<String>,
+    /// Whether a folder is believed although others than its user and root may write to it: they decide what is run then.
+    #[serde(default)]
+    pub others_may_write: bool,
     /// Whether it is looked into.
     #[serde(default = "yes")]
     pub read: bool,

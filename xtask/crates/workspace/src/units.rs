@@ -1,22 +1,17 @@
 //! Cargo's unit graph: every compilation that a build of the services would be, with the features that it would have, without
 //! compiling anything. The flag is unstable, so the one read-only call is unlocked by `RUSTC_BOOTSTRAP` and writes only into
 //! a folder of its own: nothing of it reaches the builds of images. It does not know what the packages are good or bad for.
-//!
-//! Source: Cargo's `--unit-graph`, format version 1 (rust-lang/cargo#8002).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
 use cargo_metadata::{DependencyKind, NodeDep, Package, PackageId};
-use serde::Deserialize;
 use stdx::Cmd;
 
 use crate::cargo::CargoConfig;
+use crate::graph::UnitGraph;
 use crate::load::{Network, Service, Workspace, cargo};
-
-/// A graph beyond this is no workspace that anybody has.
-const MOST_UNITS: usize = 200_000;
 
 /// The packages behind one binary, with the features that each is compiled with.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -38,33 +33,8 @@ pub struct Closures {
     pub warning: Option<String>,
 }
 
-#[derive(Deserialize)]
-struct Graph {
-    version: u32,
-    units: Vec<Unit>,
-    roots: Vec<usize>,
-}
-
-#[derive(Deserialize)]
-struct Unit {
-    pkg_id: String,
-    target: Target,
-    platform: Option<String>,
-    mode: String,
-    features: BTreeSet<String>,
-    dependencies: Vec<Dependency>,
-}
-
-#[derive(Deserialize)]
-struct Target {
-    kind: Vec<String>,
-    name: String,
-}
-
-#[derive(Deserialize)]
-struct Dependency {
-    index: usize,
-}
+/// The graph of one workspace.
+struct Graph(UnitGraph);
 
 impl Closures {
     /// Asks Cargo. Where it refuses, everything that was resolved counts as linked, with a warning: never less than the truth.
@@ -105,7 +75,7 @@ impl Closures {
         scratch: &Path,
     ) -> Result<BTreeMap<String, Closure>> {
         let text = tests(workspace, cargo, scratch).args(network.cargo_flag()).read();
-        let read = text.and_then(|text| Graph::parse(&text, workspace)?.test_closures(workspace));
+        let read = text.and_then(|text| Ok(Graph::parse(&text, workspace)?.test_closures(workspace)));
         read.context("cannot read Cargo's unit graph of the tests")
     }
 
@@ -153,61 +123,36 @@ fn command(verb: &str, workspace: &Workspace, cargo_config: &CargoConfig, scratc
 
 impl Graph {
     fn parse(text: &str, workspace: &Workspace) -> Result<Graph> {
-        let graph: Graph = serde_json::from_str(text)?;
-        ensure!(
-            graph.version == 1,
-            "its format has version {}, and this program knows version 1",
-            graph.version
-        );
-        ensure!(graph.units.len() <= MOST_UNITS, "it has {} units", graph.units.len());
-        let known: BTreeSet<&str> =
-            workspace.metadata.packages.iter().map(|package| package.id.repr.as_str()).collect();
-        if let Some(unit) = graph.units.iter().find(|unit| !known.contains(unit.pkg_id.as_str())) {
-            bail!("it names the package {}, which the dependency graph does not have", unit.pkg_id);
+        let graph = UnitGraph::parse(text)?;
+        let known: BTreeSet<&PackageId> =
+            workspace.metadata.packages.iter().map(|package| &package.id).collect();
+        if let Some(unit) = graph.units.iter().find(|unit| !known.contains(&unit.package)) {
+            bail!("it names the package {}, which the dependency graph does not have", unit.package);
         }
-        Ok(graph)
+        Ok(Graph(graph))
     }
 
     fn closures(&self, workspace: &Workspace) -> Result<BTreeMap<String, Closure>> {
-        let closure = |service: &Service| {
-            let is_root = |unit: &Unit| {
-                unit.pkg_id == service.package.repr
-                    && unit.target.name == service.binary
-                    && unit.target.kind.iter().any(|kind| kind == "bin")
-            };
-            let root = self.roots_that(is_root).next();
-            let missing = || format!("it has no binary `{}` of {}", service.binary, service.name);
-            self.closure([root.with_context(missing)?])
+        let closure = |service: &Service| -> Result<Closure> {
+            Ok(self.closure([self.0.binary(&service.package, &service.binary)?]))
         };
         workspace.services.iter().map(|(name, service)| Ok((name.clone(), closure(service)?))).collect()
     }
 
-    fn test_closures(&self, workspace: &Workspace) -> Result<BTreeMap<String, Closure>> {
+    fn test_closures(&self, workspace: &Workspace) -> BTreeMap<String, Closure> {
         let closure =
-            |service: &Service| self.closure(self.roots_that(|unit| unit.pkg_id == service.package.repr));
-        workspace.services.iter().map(|(name, service)| Ok((name.clone(), closure(service)?))).collect()
-    }
-
-    fn roots_that(&self, wanted: impl Fn(&Unit) -> bool) -> impl Iterator<Item = usize> {
-        self.roots.iter().copied().filter(move |index| self.units.get(*index).is_some_and(&wanted))
+            |service: &Service| self.closure(self.0.roots_that(|unit| unit.package == service.package));
+        workspace.services.iter().map(|(name, service)| (name.clone(), closure(service))).collect()
     }
 
     /// What is compiled for the target and is no build script is linked; what else is compiled only builds.
-    fn closure(&self, roots: impl IntoIterator<Item = usize>) -> Result<Closure> {
+    fn closure(&self, roots: impl IntoIterator<Item = usize>) -> Closure {
         let mut closure = Closure::default();
-        let mut todo: Vec<usize> = roots.into_iter().collect();
-        let mut seen = BTreeSet::new();
-        let get = |index: usize| self.units.get(index).context("it points to a unit that it does not have");
-        while let Some(index) = todo.pop() {
-            if !seen.insert(index) {
-                continue;
-            }
-            let unit = get(index)?;
-            for dependency in &unit.dependencies {
-                todo.push(dependency.index);
-                let needed = &get(dependency.index)?.pkg_id;
-                if *needed != unit.pkg_id {
-                    closure.edges.entry(unit.pkg_id.clone()).or_default().insert(needed.clone());
+        for unit in self.0.behind(roots).into_iter().map(|index| &self.0.units[index]) {
+            let id = &unit.package.repr;
+            for needed in self.0.needs(unit).map(|index| &self.0.units[index].package.repr) {
+                if needed != id {
+                    closure.edges.entry(id.clone()).or_default().insert(needed.clone());
                 }
             }
             // Running a build script is a unit of its own, of the target, that compiles nothing.
@@ -216,10 +161,10 @@ impl Graph {
                 ("build", None) => &mut closure.build_only,
                 _ => continue,
             };
-            set.entry(unit.pkg_id.clone()).or_default().extend(unit.features.iter().cloned());
+            set.entry(id.clone()).or_default().extend(unit.features.iter().cloned());
         }
         closure.build_only.retain(|package, _| !closure.linked.contains_key(package));
-        Ok(closure)
+        closure
     }
 }
 
@@ -247,41 +192,25 @@ fn resolved(workspace: &Workspace, package: &PackageId, follow: impl Fn(&NodeDep
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn unit(id: &str, platform: Option<&str>, mode: &str, dependencies: &[usize]) -> Unit {
-        Unit {
-            pkg_id: id.into(),
-            target: Target { kind: vec!["lib".into()], name: id.into() },
-            platform: platform.map(str::to_owned),
-            mode: mode.into(),
-            features: BTreeSet::new(),
-            dependencies: dependencies.iter().map(|index| Dependency { index: *index }).collect(),
-        }
-    }
+    use crate::graph::tests::{graph, unit};
 
     #[test]
     fn what_builds_and_what_is_linked_are_told_apart() {
         let target = Some("x86_64-unknown-linux-gnu");
-        let graph = Graph {
-            version: 1,
-            roots: vec![0],
-            units: vec![
-                unit("app", target, "build", &[1, 2, 5]),
-                unit("library", target, "build", &[3, 6]),
-                unit("macro", None, "build", &[6]),
-                // Running the script of `library`, then the script itself.
-                unit("library", target, "run-custom-build", &[4]),
-                unit("library", None, "build", &[7]),
-                unit("shared", target, "build", &[]),
-                unit("shared", None, "build", &[]),
-                unit("cc", None, "build", &[]),
-                unit("unrelated", target, "build", &[]),
-            ],
-        };
-        let closure = graph.closure([0]).unwrap();
+        let units = vec![
+            unit("app", target, "build", &[1, 2, 5]),
+            unit("library", target, "build", &[3, 6]),
+            unit("macro", None, "build", &[6]),
+            // Running the script of `library`, then the script itself.
+            unit("library", target, "run-custom-build", &[4]),
+            unit("library", None, "build", &[7]),
+            unit("shared", target, "build", &[]),
+            unit("shared", None, "build", &[]),
+            unit("cc", None, "build", &[]),
+            unit("unrelated", target, "build", &[]),
+        ];
+        let closure = Graph(graph(units, &[0])).closure([0]);
         assert_eq!(closure.linked.keys().collect::<Vec<_>>(), ["app", "library", "shared"]);
         assert_eq!(closure.build_only.keys().collect::<Vec<_>>(), ["cc", "macro"]);
-        let damaged = Graph { units: vec![unit("app", target, "build", &[7])], ..graph };
-        assert!(damaged.closure([0]).is_err());
     }
 }

@@ -20,9 +20,10 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use oci::{Entry, Tree};
+use serde::{Deserialize, Serialize};
 
 use crate::root::Root;
-use stdx::Digest;
+use stdx::{Digest, trust};
 use supply::{Component, Ecosystem, Hash, Use};
 
 pub use apt::{KEYRING_VARIABLE, MIRROR_VARIABLE, SECURITY_MIRROR_VARIABLE};
@@ -71,7 +72,16 @@ impl PackageRoot {
 }
 
 /// Form of what is kept of an unpacked package; another form is another folder.
-const UNPACKED: &str = "unpacked-1";
+const UNPACKED: &str = "unpacked-2";
+
+/// What is kept of a package that was unpacked.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Unpacked {
+    /// SHA-256 of the package's file.
+    package: String,
+    content: Content,
+}
 
 /// Chooses packages for all `roots` from what the archives have now. Versions of `before` are kept where they can be had.
 ///
@@ -166,6 +176,10 @@ impl Store {
         drop: &[String],
     ) -> Result<PackageRoot> {
         self.fetch(packages.values().copied())?;
+        // What is in a package is taken from a list that nobody signed.
+        trust::create_own_folder(&self.folder.join(UNPACKED))?;
+        trust::require_own_folder(&self.folder.join(UNPACKED))
+            .context("the store of Debian packages is not believed")?;
         let mut contents = BTreeMap::new();
         for (name, package) in packages {
             let content =
@@ -181,8 +195,11 @@ impl Store {
     /// What is in a package; it is unpacked at most once, and again where a file of it is damaged.
     fn content(&self, package: &LockedPackage) -> Result<Content> {
         let known = self.folder.join(UNPACKED).join(format!("{}.json", package.sha256));
-        let read = |bytes: Vec<u8>| serde_json::from_slice::<Content>(&bytes).ok();
-        if let Some(content) = stdx::fs::read_if_exists(&known)?.and_then(read)
+        let read = |bytes: Vec<u8>| serde_json::from_slice::<Unpacked>(&bytes).ok();
+        // A list of one package under the name of another one says nothing of it.
+        let own =
+            stdx::fs::read_if_exists(&known)?.and_then(read).filter(|list| list.package == package.sha256);
+        if let Some(Unpacked { content, .. }) = own
             && deb::is_whole(&content, &self.files())
         {
             return Ok(content);
@@ -198,8 +215,10 @@ impl Store {
             }
             deb::unpack(&self.packages().join(&package.sha256), &self.files())?;
         }
-        stdx::fs::write_atomic(&known, &serde_json::to_vec(&content)?, 0o644)?;
-        Ok(content)
+        trust::create_own_folder(&self.folder.join(UNPACKED))?;
+        let list = Unpacked { package: package.sha256.clone(), content };
+        stdx::fs::write_atomic(&known, &serde_json::to_vec(&list)?, 0o644)?;
+        Ok(list.content)
     }
 
     fn component(&self, lock: &Lock, name: &str, package: &LockedPackage, tree: &Tree) -> Component {

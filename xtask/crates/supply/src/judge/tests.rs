@@ -50,7 +50,7 @@ fn provenance_of(cyclonedx: &Value, spdx: &Value) -> Provenance {
         media_type: Some(media_type.into()),
         ..Resource::of_digest("sbom", &Digest::of(canonical(document).unwrap()))
     };
-    let commit = Commit { revision: COMMIT.into(), dirty: false, repository: None };
+    let commit = Commit { revision: COMMIT.into(), dirty: false, doubts: vec![], repository: None };
     Provenance {
         build_definition: Definition {
             build_type: BUILD_TYPE.into(),
