@@ -1,7 +1,9 @@
 //! `cargo xtask base`: lock Debian packages, show what is locked, build the images of other people's programs.
 
+use std::sync::atomic::AtomicBool;
+
 use ::base::debian::Lock;
-use ::build::{Session, Update};
+use ::build::{BuiltImage, Session, Update};
 use anyhow::{Context, Result};
 use oci::Layout;
 
@@ -20,7 +22,10 @@ pub(crate) fn run(flags: &Base) -> Result<()> {
             });
             show(&lock.or_exit(Code::Configuration)?, flags)
         }
-        BaseCommand::Build(flags) => build(&session, flags),
+        BaseCommand::Build(flags) => {
+            let own = |platform| Session::open_platform(&root, platform);
+            build(&flags.platform.map_or(Ok(session), own).or_exit(Code::Configuration)?, flags)
+        }
     }
 }
 
@@ -38,19 +43,45 @@ fn show(lock: &Lock, flags: &BaseShow) -> Result<()> {
 }
 
 fn build(session: &Session, flags: &BaseBuild) -> Result<()> {
-    let progress = Progress::new();
-    let images = session.build_images(&flags.images, &progress, &*super::interruption()?);
-    progress.finish();
-    let images = images?;
-    render::images(&images, &session.layout(), flags.json)?;
+    let interrupted = super::interruption()?;
+    let Made { images, signed_by } = make(session, &flags.images, flags.unsigned, &interrupted)?;
+    let signed = super::build::signed(session.root(), signed_by, flags.unsigned)?;
+    render::images(&images, &session.layout(), &signed, flags.json)?;
+    super::build::prune(session, session.root(), &interrupted);
     if flags.load {
         let layout = Layout::open(&session.layout())?;
         let engine = crate::docker::Engine::connect().or_exit(Code::Configuration)?;
         for image in &images {
-            let name = session.image_reference(image);
+            let name = session.reference(&image.name, &image.version);
             let id = engine.load(&layout, image.image, &name).or_exit(Code::Configuration)?;
             eprintln!("loaded {name} as {id}");
         }
     }
     Ok(())
+}
+
+/// Images of packages.
+pub(super) struct Made {
+    pub(super) images: Vec<BuiltImage>,
+    /// What bundles call the key that signed all of them; `None` where none did.
+    signed_by: Option<String>,
+}
+
+/// The images of `names`, signed where there is a key.
+pub(super) fn make(
+    session: &Session,
+    names: &[String],
+    is_unsigned: bool,
+    interrupted: &AtomicBool,
+) -> Result<Made> {
+    // A key that cannot be had is said before anything is fetched.
+    let key = if is_unsigned { None } else { super::build::key(session)? };
+    let progress = Progress::new();
+    let images = session.build_images(names, &progress, interrupted);
+    progress.finish();
+    let images = images?;
+    if let Some(key) = &key {
+        super::build::sign(session, images.iter().map(BuiltImage::described), key)?;
+    }
+    Ok(Made { images, signed_by: key.map(|key| key.public().hint()).transpose()? })
 }

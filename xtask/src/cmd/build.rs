@@ -3,7 +3,10 @@
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
-use ::build::{BuildError, Platforms, PlatformsReport, Report, Request, Session, Verification};
+use ::build::{
+    BuildError, BuiltService, Described, Platforms, PlatformsReport, Report, Request, Session, Verification,
+    What,
+};
 use anyhow::{Context, Result, anyhow, bail};
 use cache::Mode;
 use oci::Layout;
@@ -74,7 +77,7 @@ fn single(session: Session, root: &Path, flags: &flags::Build) -> Result<()> {
         true => Images { report: build(&mut session, &flags.services, &interrupted)?, signed_by: None },
         false => images(&mut session, &flags.services, &interrupted)?,
     };
-    let signed = signed(root, signed_by, flags)?;
+    let signed = signed(root, signed_by, flags.unsigned)?;
     render::report(&report, &signed, flags.explain, flags.json)?;
     if report.reason.is_some() {
         prune(&session, root, &interrupted);
@@ -99,7 +102,7 @@ fn multiple(root: &Path, platforms: &[Platform], flags: &flags::Build) -> Result
     let interrupted = super::interruption()?;
     let report = build_all(&mut all, &flags.services, &interrupted)?;
     let signed_by = if flags.unsigned { None } else { sign_all(root, &report)? };
-    render::platforms(&report, &signed(root, signed_by, flags)?, flags.json)?;
+    render::platforms(&report, &signed(root, signed_by, flags.unsigned)?, flags.json)?;
     if report.platforms.values().any(|report| report.reason.is_some()) {
         prune(&Session::open(root)?, root, &interrupted);
     }
@@ -177,7 +180,8 @@ pub(crate) fn images(session: &mut Session, services: &[String], interrupted: &A
     let report = build(session, services, interrupted)?;
     let signed_by = match key {
         Some(key) => {
-            ::build::sign(&report, session.folder(), &key).context("cannot sign the images")?;
+            let images = report.services.iter().map(BuiltService::described);
+            sign(session, images, &key)?;
             Some(key.public().hint()?)
         }
         None => None,
@@ -185,18 +189,27 @@ pub(crate) fn images(session: &mut Session, services: &[String], interrupted: &A
     Ok(Images { report, signed_by })
 }
 
+/// Signs images of the session's layout.
+pub(super) fn sign(
+    session: &Session,
+    images: impl IntoIterator<Item = Described>,
+    key: &SigningKey,
+) -> Result<()> {
+    ::build::sign(&session.layout(), images, session.folder(), key).context("cannot sign the images")
+}
+
 /// What is said of signatures.
-fn signed(root: &Path, signed_by: Option<String>, flags: &flags::Build) -> Result<Signed> {
+pub(super) fn signed(root: &Path, signed_by: Option<String>, is_unwanted: bool) -> Result<Signed> {
     Ok(match signed_by {
         Some(key) => Signed::By(key),
         None if Settings::load(root)?.signing.key.is_none() => Signed::NotConfigured,
-        None if flags.unsigned => Signed::AsAsked,
+        None if is_unwanted => Signed::AsAsked,
         None => Signed::NoKey,
     })
 }
 
 /// The key that signs, where one is configured.
-fn key(session: &Session) -> Result<Option<SigningKey>> {
+pub(super) fn key(session: &Session) -> Result<Option<SigningKey>> {
     super::key::load(session.root(), &session.settings().signing).or_exit(Code::Configuration)
 }
 
@@ -208,7 +221,7 @@ fn build(session: &mut Session, services: &[String], interrupted: &AtomicBool) -
 }
 
 /// The images are there, whether old ones can be removed or not.
-fn prune(session: &Session, root: &Path, interrupted: &AtomicBool) {
+pub(super) fn prune(session: &Session, root: &Path, interrupted: &AtomicBool) {
     let pruned = super::keep::named(root).and_then(|keep| session.prune(keep, &Progress::new(), interrupted));
     if let Err(error) = pruned {
         eprintln!("warning: cannot remove old blobs: {error:#}");
@@ -242,6 +255,7 @@ fn verified<T>(
     let interrupted = super::interruption()?;
     let progress = Progress::new();
     let verified = verify(&Request {
+        what: What::Services,
         program: &program,
         root,
         commit: None,
@@ -266,7 +280,7 @@ fn require_same(differing: &[String]) -> Result<()> {
 fn load(engine: &Engine, session: &Session, report: &Report) -> Result<()> {
     let layout = Layout::open(&report.layout)?;
     for service in &report.services {
-        let name = session.reference(service);
+        let name = session.reference(&service.name, &service.version);
         let id = engine.load(&layout, service.image, &name).or_exit(Code::Configuration)?;
         eprintln!("loaded {name} as {id}");
     }

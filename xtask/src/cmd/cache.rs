@@ -26,7 +26,7 @@ pub(crate) fn run(flags: &flags::Cache) -> Result<()> {
         }
         CacheCommand::Gc(flags) => {
             let stores = session(Mode::Local)?.stores()?;
-            let limit = flags.limit.unwrap_or(stores.limit);
+            let limit = flags.limit.map_or(stores.limit, |limit| limit.0);
             let removed =
                 if flags.dry_run { stores.local.excess(limit) } else { stores.local.collect(limit) };
             render::cache_removed(&removed?, flags.dry_run, flags.json)
@@ -96,6 +96,18 @@ fn default_branch(env: &dyn Fn(&str) -> Option<String>) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn limits_have_units() {
+        let bytes = |text: &str| text.parse::<flags::Size>().map(|size| size.0).ok();
+        assert_eq!(
+            [bytes("5"), bytes("500MB"), bytes("10GiB"), bytes("1 kib")],
+            [Some(5), Some(500_000_000), Some(10 << 30), Some(1024)]
+        );
+        for wrong in ["", "GiB", "1.5GiB", "-1", "10G", "99999999999TiB"] {
+            assert_eq!(bytes(wrong), None, "{wrong}");
+        }
+    }
 
     #[test]
     fn the_command_line_counts_before_the_variable_and_a_proposed_change_never_writes() {

@@ -51,9 +51,15 @@ pub(crate) struct BaseShow {
 pub(crate) struct BaseBuild {
     /// Images to build; all where none is named.
     pub(crate) images: Vec<String>,
+    /// Platform to build for, which must be locked [default: the configured target]
+    #[arg(long, value_name = "OS/ARCH")]
+    pub(crate) platform: Option<workspace::Platform>,
     /// Print one JSON document instead of a table.
     #[arg(long)]
     pub(crate) json: bool,
+    /// Do not sign, even where a key is configured.
+    #[arg(long)]
+    pub(crate) unsigned: bool,
     /// Load the images into the Docker engine that DOCKER_HOST names, or the local one.
     #[arg(long)]
     pub(crate) load: bool,

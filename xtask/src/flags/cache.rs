@@ -36,15 +36,45 @@ pub(crate) struct CacheStats {
 
 #[derive(Debug, Args)]
 pub(crate) struct CacheGc {
-    /// The limit, in bytes [default: cache.local.limit_gib of slipway.yaml]
-    #[arg(long, value_name = "BYTES")]
-    pub(crate) limit: Option<u64>,
+    /// The limit: bytes, or with a unit, such as 10GiB or 500MB [default: cache.local.limit_gib of slipway.yaml]
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) limit: Option<Size>,
     /// Say what would be removed and remove nothing.
     #[arg(long)]
     pub(crate) dry_run: bool,
     /// Print one JSON document instead of a table.
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+/// A number of bytes, written with a unit or without.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Size(pub(crate) u64);
+
+impl std::str::FromStr for Size {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Size, String> {
+        let end = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+        let (number, unit) = text.split_at(end);
+        let factor = match unit.trim().to_ascii_lowercase().as_str() {
+            "" | "b" => Some(1),
+            "kb" => Some(1_000),
+            "mb" => Some(1_000_000),
+            "gb" => Some(1_000_000_000),
+            "tb" => Some(1_000_000_000_000),
+            "kib" => Some(1 << 10),
+            "mib" => Some(1 << 20),
+            "gib" => Some(1 << 30),
+            "tib" => Some(1 << 40),
+            _ => None,
+        };
+        let bytes =
+            number.parse::<u64>().ok().zip(factor).and_then(|(number, factor)| number.checked_mul(factor));
+        bytes.map(Size).ok_or_else(|| {
+            "give whole bytes, or a whole number and a unit, such as 10GiB or 500MB".to_owned()
+        })
+    }
 }
 
 #[derive(Debug, Args)]

@@ -13,12 +13,14 @@ Examples:
   cargo xtask push                                   all services, to image.prefix of slipway.yaml
   cargo xtask push api --to registry.example/team    one service, as registry.example/team/api
   cargo xtask push --tag latest --tag v1             under these tags instead of the version
+  cargo xtask push postgres                          an image of `images:` in slipway.yaml
   cargo xtask push --platform linux/amd64,linux/arm64
                                                      an index of both under each tag
   cargo xtask push --dry-run                         what would be sent, after asking the registry
   docker run $(cargo xtask push api)                 the very image that was sent")]
 pub(crate) struct Push {
-    /// Services to send; all where none is named.
+    /// Services to send, and images of `images:` in slipway.yaml; all services, and none of those, where nothing is named.
+    #[arg(value_name = "NAME")]
     pub(crate) services: Vec<String>,
     /// Registry and what comes before a service's name [default: image.prefix of slipway.yaml]
     #[arg(long, value_name = "PREFIX")]

@@ -19,12 +19,13 @@ Examples:
   cargo xtask verify dist/images:api              an OCI image layout, and a name in it
   cargo xtask verify api --rebuild                build it again and compare")]
 pub(crate) struct Verify {
-    /// A service, a folder with an OCI image layout (`FOLDER` or `FOLDER:NAME`), or an image in a registry.
+    /// A service, an image of `images:` in slipway.yaml, a folder with an OCI image layout (`FOLDER` or `FOLDER:NAME`), or an image
+    /// in a registry.
     pub(crate) image: String,
     /// The public key [default: `signing.public_key` in slipway.yaml]
     #[arg(long, value_name = "FILE")]
     pub(crate) key: Option<PathBuf>,
-    /// The service that it must be [default: IMAGE where that is a service's name, or any]
+    /// The service that it must be, or the image of `images:` [default: IMAGE where that is such a name, or any]
     #[arg(long, value_name = "NAME")]
     pub(crate) service: Option<String>,
     /// The builder that provenance must name [default: `signing.builder` in slipway.yaml, or any]

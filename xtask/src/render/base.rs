@@ -9,7 +9,7 @@ use anyhow::{Result, ensure};
 use serde_json::json;
 
 use super::table::Table;
-use super::{bytes, document, print};
+use super::{Signed, bytes, document, print};
 
 /// Prints what locking changed.
 pub(crate) fn lock_changes(lock: &Lock, changes: &LockChange, dry_run: bool, as_json: bool) -> Result<()> {
@@ -73,9 +73,10 @@ pub(crate) fn locked(lock: &Lock, package: Option<&str>, as_json: bool) -> Resul
 }
 
 /// Prints the images that were built of packages.
-pub(crate) fn images(images: &[BuiltImage], layout: &Path, as_json: bool) -> Result<()> {
+pub(crate) fn images(images: &[BuiltImage], layout: &Path, signed: &Signed, as_json: bool) -> Result<()> {
     if as_json {
-        return document("slipway.base-build/1", json!({ "layout": layout, "images": images }));
+        let value = json!({ "layout": layout, "images": images, "signed_by": signed.by() });
+        return document("slipway.base-build/1", value);
     }
     let mut table = Table::new(["image", "version", "digest", "packages", "size", "unpacked"]);
     for image in images {
@@ -88,5 +89,5 @@ pub(crate) fn images(images: &[BuiltImage], layout: &Path, as_json: bool) -> Res
             bytes(image.unpacked_size),
         ]);
     }
-    print(&format!("{table}images in {}\n", layout.display()))
+    print(&format!("{table}images in {}\n{signed}", layout.display()))
 }

@@ -53,6 +53,14 @@ impl Reporter for Progress {
                     bar.set_message("packing images");
                 }
             }
+            Event::Fetching { image, bytes, of } => match &self.bar {
+                Some(bar) => {
+                    let (bytes, of) = (super::bytes(bytes), super::bytes(of));
+                    bar.set_message(format!("fetching {image}: {bytes} of {of}"));
+                }
+                None if bytes == 0 => eprintln!("fetching {image}"),
+                None => {}
+            },
             Event::Packed { service } => {
                 if self.bar.is_none() {
                     eprintln!("packed {service}");

@@ -44,7 +44,7 @@ fn workspace() -> Fixture {
     fixture
 }
 
-fn commit(fixture: &Fixture) {
+pub(crate) fn commit(fixture: &Fixture) {
     let git = |args: &[&str]| {
         let identity = ["-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false"];
         let status = Command::new("git")
@@ -83,7 +83,7 @@ fn said(fixture: &Fixture) -> Vec<(PathBuf, Vec<u8>)> {
     found
 }
 
-fn outcomes(document: &Value) -> Vec<(&str, &str)> {
+pub(crate) fn outcomes(document: &Value) -> Vec<(&str, &str)> {
     let checks = document["checks"].as_array().unwrap().iter();
     checks.map(|one| (one["name"].as_str().unwrap(), one["outcome"].as_str().unwrap())).collect()
 }
@@ -263,7 +263,7 @@ fn the_commit_is_built_again_elsewhere_and_gives_the_same_digest() {
         "fn main() { println!(\"other {}\", itoa::Buffer::new().format(2)); }\n",
     );
     fixture.json(&["build"]);
-    fixture.run(&["verify", "hello", "--rebuild"]).fails(14, &["changes that the commit does not hold"]);
+    fixture.run(&["verify", "hello", "--rebuild"]).fails(3, &["changes that the commit does not hold"]);
     // A build script that looks at the clock.
     fixture.write(
         "crates/hello/build.rs",
@@ -430,7 +430,7 @@ fn the_provenance_names_the_toolchain_by_digest() {
 
 #[test]
 fn an_index_is_signed_and_so_is_each_image_that_it_lists() {
-    let fixture = signed();
+    let mut fixture = signed();
     let targets = stdx::Cmd::new("rustc")
         .args(["--print", "target-libdir", "--target", "aarch64-unknown-linux-gnu"])
         .cwd(fixture.path(""));
@@ -440,6 +440,12 @@ fn an_index_is_signed_and_so_is_each_image_that_it_lists() {
     }
     fixture.write("slipway.yaml", &format!("{SETTINGS}build: {{ platforms: [linux/amd64, linux/arm64] }}\n"));
     commit(&fixture);
+    // Nobody signed the index, and what was built last is one image.
+    fixture.json(&["build", "--unsigned"]);
+    let alone = fixture.json(&["build", "--platform", "linux/amd64"]);
+    let verified = fixture.json(&["verify", "hello"]);
+    assert_eq!((&verified["verified"], &verified["image"]), (&json!(true), &alone["services"][0]["image"]));
+    assert!(fixture.run(&["build", "--platform", "linux/amd64"]).stdout.contains("nothing changed"));
     let built = fixture.json(&["build"]);
     assert!(built["signed_by"].is_string());
     let verified = fixture.json(&["verify", "hello", "--rebuild"]);
@@ -456,7 +462,13 @@ fn an_index_is_signed_and_so_is_each_image_that_it_lists() {
     let own = if cfg!(target_arch = "aarch64") { 1 } else { 0 };
     assert_eq!(release["release"]["services"]["hello"]["image"], platforms[own]["image"]);
     assert_eq!(image(&fixture).to_string(), verified["image"].as_str().unwrap());
-    let both = fixture.json(&["build", "--verify"]);
+    let scratch = tempfile::tempdir().unwrap();
+    fixture.env("TMPDIR", scratch.path().to_str().unwrap());
+    let both = fixture.json(&["build", "--verify", "--keep"]);
+    let kept = fs::read_dir(fixture.path("target/slipway/verify")).unwrap();
+    let kept: Vec<String> = kept.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    let is_kept = |end: &str| kept.iter().any(|name| name.ends_with(end));
+    assert!(is_kept("-linux-amd64") && is_kept("-linux-arm64"), "{kept:?}");
     assert_eq!(both["schema"], "slipway.build-verify-platforms/1");
     for (at, platform) in ["linux/amd64", "linux/arm64"].iter().enumerate() {
         let one = &both["platforms"][platform];
@@ -577,20 +589,40 @@ fn what_is_signed_was_compiled_here() {
 }
 
 #[track_caller]
-fn accepts(program: &str, args: &[&str]) -> String {
+pub(crate) fn accepts(program: &str, args: &[&str]) -> String {
     let output = Command::new(program).args(args).output().unwrap();
     let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{program} {args:?}: {stdout}{stderr}");
     stdout.into_owned()
 }
 
-fn judge(name: &str) -> String {
+pub(crate) fn judge(name: &str) -> String {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../ci/judges").join(name).to_str().unwrap().to_owned()
 }
 
 /// The Python that the judges are installed in.
-fn python() -> String {
+pub(crate) fn python() -> String {
     std::env::var("SLIPWAY_JUDGES_PYTHON").unwrap_or_else(|_| "python3".to_owned())
+}
+
+/// Puts both documents before the validators of their standards.
+pub(crate) fn validators_accept(fixture: &Fixture, cyclonedx: &str, spdx: &str) {
+    if works("cyclonedx", &python(), &["-c", "import cyclonedx.validation.json"]) {
+        accepts(&python(), &[&judge("sbom.py"), cyclonedx]);
+        let broken = fs::read_to_string(cyclonedx).unwrap().replace("\"required\"", "\"needed\"");
+        fixture.write("target/broken.json", &broken);
+        let broken = fixture.path("target/broken.json");
+        let mut validator = Command::new(python());
+        let refused = validator.args([judge("sbom.py").as_ref(), broken.as_os_str()]).output().unwrap();
+        assert!(!refused.status.success());
+    }
+    if works("spdx-tools", "pyspdxtools", &["--help"]) {
+        accepts("pyspdxtools", &["-i", spdx]);
+    }
+    if works("ntia", "ntia-checker", &["--version"]) {
+        let told = accepts("ntia-checker", &["-c", "ntia", spdx]);
+        assert!(told.contains("Conformant: True"), "{told}");
+    }
 }
 
 #[test]
@@ -599,27 +631,7 @@ fn the_standards_own_validators_accept_the_sboms() {
     fixture.json(&["build"]);
     let file = |name: &str| fixture.path("target/slipway/sbom").join(name).to_str().unwrap().to_owned();
     let (cyclonedx, spdx) = (file("hello.cdx.json"), file("hello.spdx.json"));
-    if works("cyclonedx", &python(), &["-c", "import cyclonedx.validation.json"]) {
-        accepts(&python(), &[&judge("sbom.py"), &cyclonedx]);
-        let broken = fs::read_to_string(&cyclonedx).unwrap().replace("\"required\"", "\"needed\"");
-        fixture.write("broken.json", &broken);
-        let broken = fixture.path("broken.json");
-        assert!(
-            !Command::new(python())
-                .args([judge("sbom.py").as_ref(), broken.as_os_str()])
-                .output()
-                .unwrap()
-                .status
-                .success()
-        );
-    }
-    if works("spdx-tools", "pyspdxtools", &["--help"]) {
-        accepts("pyspdxtools", &["-i", &spdx]);
-    }
-    if works("ntia", "ntia-checker", &["--version"]) {
-        let told = accepts("ntia-checker", &["-c", "ntia", &spdx]);
-        assert!(told.contains("Conformant: True"), "{told}");
-    }
+    validators_accept(&fixture, &cyclonedx, &spdx);
     let document: Value = serde_json::from_slice(&fs::read(&spdx).unwrap()).unwrap();
     let relations = document["relationships"].as_array().unwrap();
     let helper =
@@ -653,14 +665,14 @@ fn libraries_of_others_verify_the_envelopes() {
 }
 
 /// A registry without the referrers API, on a port of this machine.
-struct RegistryServer {
+pub(crate) struct RegistryServer {
     process: Child,
-    port: u16,
+    pub(crate) port: u16,
     _folder: tempfile::TempDir,
 }
 
 impl RegistryServer {
-    fn start() -> RegistryServer {
+    pub(crate) fn start() -> RegistryServer {
         let folder = tempfile::tempdir().unwrap();
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let root = folder.path().join("data");
@@ -728,4 +740,84 @@ fn cosign_verifies_what_was_signed_here_in_a_registry() {
     // What cosign signed with the same key is read by us.
     fixture.run(&["verify", &tagged.to_string(), "--key", &other]).fails(13, &["not to be trusted"]);
     fixture.run(&["verify", &format!("localhost:{}/team/hello:2", server.port)]).fails(3, &["has no"]);
+}
+
+/// How many provenances cosign accepts of the image.
+fn provenances(fixture: &Fixture, image: &str) -> usize {
+    let home = tempfile::tempdir().unwrap();
+    let key = fixture.path("slipway.pub");
+    let mut cosign = Command::new("cosign");
+    cosign.args(["verify-attestation", "--type", "slsaprovenance1", "--insecure-ignore-tlog=true", image]);
+    let output = cosign.arg("--key").arg(key).env("HOME", home.path()).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap().lines().count()
+}
+
+/// One with a signature of chance, as cosign and OpenSSL make them: the same statement in other bytes.
+#[test]
+fn what_is_said_of_a_pushed_image_already_is_not_said_twice() {
+    if !works("cosign", "cosign", &["version"])
+        || !works("docker-registry", "docker-registry", &["--version"])
+        || !works("openssl", "openssl", &["version"])
+    {
+        return;
+    }
+    // Outside git, where a changed setting gives no other label.
+    let fixture = workspace();
+    assert_eq!(fixture.run(&["key", "generate"]).code, 0);
+    fixture.json(&["build"]);
+    let server = RegistryServer::start();
+    let prefix = format!("localhost:{}/team", server.port);
+    let built = layout(&fixture);
+    let digest = image(&fixture);
+    let annotation = "dev.sigstore.bundle.predicateType";
+    let ours = built.referrers(&digest).unwrap().into_iter();
+    let ours = ours.filter(|one| {
+        one.annotations.get(annotation).is_some_and(|kind| kind == supply::predicate::PROVENANCE)
+    });
+    let [ours] = &ours.collect::<Vec<_>>()[..] else { panic!("one provenance is signed") };
+    let mut bundle: Value =
+        serde_json::from_slice(&fs::read(built.blob_path(&ours.content)).unwrap()).unwrap();
+    let payload = bundle["dsseEnvelope"]["payload"].as_str().unwrap().to_owned();
+    bundle["dsseEnvelope"]["signatures"][0]["sig"] = json!(signed_by_openssl(&fixture, &payload));
+    let other = Layout::create(&fixture.path("target/other")).unwrap();
+    crate::support::copy(built.root(), other.root());
+    other.detach(&digest).unwrap();
+    let attached =
+        other.attach(&digest, supply::BUNDLE, bundle.to_string().as_bytes(), ours.annotations.clone());
+    assert_ne!(attached.unwrap().content, ours.content, "other bytes");
+    let tagged: registry::Reference = format!("{prefix}/hello:1.2.3").parse().unwrap();
+    registry::push(&other, &digest, &tagged, &registry::Silent).unwrap();
+    let at = format!("{prefix}/hello@{digest}");
+    assert_eq!(provenances(&fixture, &at), 1);
+
+    let pushed = fixture.json(&["push", "--to", &prefix]);
+    assert_eq!(pushed["images"][0]["referrers"], 6, "all but the provenance: {pushed}");
+    assert_eq!(provenances(&fixture, &at), 1);
+    let again = fixture.json(&["push", "--to", &prefix]);
+    assert_eq!(again["images"][0]["sent_bytes"], 0, "{again}");
+    assert_eq!(fixture.json(&["verify", &format!("{prefix}/hello:1.2.3")])["verified"], true);
+
+    // Another statement about the very same image is another one, and both stay.
+    fixture.write(
+        "slipway.yaml",
+        &SETTINGS.replace("signing: {", "signing: { builder: \"https://ci.example/1\","),
+    );
+    fixture.json(&["push", "--to", &prefix]);
+    assert_eq!((image(&fixture) == digest, provenances(&fixture, &at)), (true, 2));
+}
+
+/// The signature of what is signed of a payload (DSSE 1.0, `PAE`), by another program with the same key.
+fn signed_by_openssl(fixture: &Fixture, payload: &str) -> String {
+    use base64::Engine;
+    let engine = base64::engine::general_purpose::STANDARD;
+    let payload = engine.decode(payload).unwrap();
+    let kind = "application/vnd.in-toto+json";
+    let mut text = format!("DSSEv1 {} {kind} {} ", kind.len(), payload.len()).into_bytes();
+    text.extend(payload);
+    let path = fixture.path("target/payload");
+    fs::write(&path, text).unwrap();
+    let mut openssl = Command::new("openssl");
+    openssl.args(["dgst", "-sha256", "-sign"]).arg(fixture.path("slipway.key")).arg(path);
+    engine.encode(openssl.output().unwrap().stdout)
 }

@@ -15,7 +15,7 @@ fn layers(report: &Value, service: usize) -> Vec<(String, String)> {
 }
 
 /// Whether a Docker engine answers.
-fn docker() -> bool {
+pub(crate) fn docker() -> bool {
     have("docker", &["version", "--format", "{{.Server.Version}}"])
 }
 
@@ -157,7 +157,7 @@ fn a_base_that_cannot_be_is_refused_with_its_line() {
 }
 
 /// Whether Debian's tools for archives are here.
-fn debian_tools() -> bool {
+pub(crate) fn debian_tools() -> bool {
     let has =
         |program: &str| Command::new(program).arg("--version").output().is_ok_and(|o| o.status.success());
     let missing: Vec<&str> =
@@ -170,12 +170,12 @@ fn debian_tools() -> bool {
 }
 
 /// An archive of packages in a folder, signed with a key of its own.
-struct Archive {
+pub(crate) struct Archive {
     folder: tempfile::TempDir,
 }
 
 impl Archive {
-    fn new() -> Archive {
+    pub(crate) fn new() -> Archive {
         let archive = Archive { folder: tempfile::tempdir().unwrap() };
         archive.shell("mkdir -p gpg pool/main dists/bookworm/main/binary-amd64 dists/bookworm-updates/main/binary-amd64 && chmod 700 gpg && \
              gpg --homedir gpg --batch --quiet --passphrase '' --quick-gen-key test@example.com rsa2048 sign never && \
@@ -183,7 +183,7 @@ impl Archive {
         archive
     }
 
-    fn path(&self, name: &str) -> std::path::PathBuf {
+    pub(crate) fn path(&self, name: &str) -> std::path::PathBuf {
         self.folder.path().join(name)
     }
 
@@ -194,7 +194,7 @@ impl Archive {
     }
 
     /// Adds a package of these files.
-    fn package(&self, name: &str, version: &str, more: &str, files: &[(&str, Vec<u8>)]) {
+    pub(crate) fn package(&self, name: &str, version: &str, more: &str, files: &[(&str, Vec<u8>)]) {
         let control = format!(
             "Package: {name}\nVersion: {version}\nArchitecture: amd64\nMaintainer: Test <test@example.com>\nDescription: {name}\n{more}"
         );
@@ -208,7 +208,7 @@ impl Archive {
     }
 
     /// Makes lists and signatures of what is there now.
-    fn publish(&self) {
+    pub(crate) fn publish(&self) {
         self.shell(
             "dpkg-scanpackages -m pool > dists/bookworm/main/binary-amd64/Packages 2>/dev/null\n\
              : > dists/bookworm-updates/main/binary-amd64/Packages\n\
@@ -221,7 +221,7 @@ impl Archive {
     }
 
     /// A workspace whose machine is configured with this archive.
-    fn configure(&self, fixture: &mut Fixture) {
+    pub(crate) fn configure(&self, fixture: &mut Fixture) {
         let home = fixture.path("home");
         std::fs::create_dir_all(&home).unwrap();
         fixture.env("SLIPWAY_DEBIAN_MIRROR", &format!("file:{}", self.folder.path().display()));
@@ -231,13 +231,13 @@ impl Archive {
 }
 
 /// The bytes of the file that the linker takes for a name.
-fn library(name: &str) -> Vec<u8> {
+pub(crate) fn library(name: &str) -> Vec<u8> {
     let output = Command::new("cc").arg(format!("-print-file-name={name}")).output().unwrap();
     std::fs::read(String::from_utf8(output.stdout).unwrap().trim()).unwrap()
 }
 
 /// An archive with what a Rust binary needs, a program of somebody else's, and a service on it.
-fn archived() -> (Archive, Fixture) {
+pub(crate) fn archived() -> (Archive, Fixture) {
     let archive = Archive::new();
     let lib = "lib/x86_64-linux-gnu";
     let copyright = "Format: https://www.debian.org/doc/packaging-manuals/copyright-format/1.0/\n\nFiles: *\nCopyright: x\nLicense: LGPL-2.1+\n";

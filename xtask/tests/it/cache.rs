@@ -97,33 +97,101 @@ fn another_checkout_compiles_nothing() {
 }
 
 #[test]
-fn two_ways_of_linking_at_once_use_no_cache_and_say_so() {
+fn a_store_that_is_not_there_is_no_store_to_take_from_and_limits_have_units() {
     let store = tempfile::tempdir().unwrap();
-    let fixture = || {
-        let fixture = cached(store.path());
-        fixture.package("other", "", "fn main() {}\n");
-        fixture.write("crates/other/service.yaml", "image: { base: closure }\n");
-        fixture.lock();
-        fixture
+    let fixture = cached(store.path());
+    for command in ["pull", "push"] {
+        fixture.run(&["cache", command]).fails(3, &["slipway.yaml names no cache.remote"]);
+    }
+    fixture.json(&["build"]);
+    assert_eq!(fixture.json(&["cache", "gc", "--limit", "10GiB"])["entries"], Value::Array(vec![]));
+    fixture.run(&["cache", "gc", "--limit", "10 apples"]).fails(2, &["10GiB or 500MB"]);
+}
+
+/// Adds the service `other`, which is linked in the other way and shares the package `itoa` and our library.
+fn mixed(fixture: Fixture) -> Fixture {
+    fixture.package(
+        "other",
+        "[dependencies]\nours = { path = \"../ours\" }\nitoa = \"1\"\n",
+        "fn main() { println!(\"other {} {}\", ours::name(), itoa::Buffer::new().format(7)); }\n",
+    );
+    fixture.write("crates/other/service.yaml", "image: { base: closure }\n");
+    fixture.lock();
+    fixture
+}
+
+#[test]
+fn two_ways_of_linking_at_once_are_cached_as_each_alone_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let (local, remote) = (folder.path().join("local"), folder.path().join("remote"));
+    let first = mixed(shared(&local, &remote, "read-write"));
+    let built = first.json(&["build"]);
+    for name in ["compile app", "compile other", "dependencies", "dependencies (shared)"] {
+        assert_eq!(action(&built, name).0, "miss", "{name}");
+    }
+    // In another checkout nothing is compiled, together and alone.
+    for services in [&["build"][..], &["build", "app"], &["build", "other"]] {
+        let elsewhere = mixed(shared(&local, &remote, "read"));
+        let found = elsewhere.json(services);
+        assert_eq!(found["compiled"], 0, "{found}");
+        for (name, digest) in digests(&found) {
+            assert_eq!(digest, digests(&built)[&name]);
+        }
+    }
+    // One service changed: the other comes from the store, and so do the dependencies of the changed one alone.
+    let plan = first.json(&["build", "--dry-run", "--explain"]);
+    assert_eq!((action(&plan, "compile app"), action(&plan, "compile other")), (hit("local"), hit("local")));
+    let empty = || {
+        for gone in [&first.path("target"), &local] {
+            fs::remove_dir_all(gone).unwrap();
+        }
     };
-    let first = fixture();
-    for args in [&["build", "--explain"][..], &["build", "--dry-run", "--explain"]] {
-        let run = first.run(args);
-        assert_eq!(
-            (run.code, run.stderr.matches("the cache is not used: static and shared").count()),
-            (0, 1),
-            "{}",
-            run.stderr
-        );
+    empty();
+    let folder_name = format!("folder {}", remote.display());
+    edit(&first, "crates/other/src/main.rs", "\"other {}", "\"another {}");
+    let run = first.run(&["build", "--explain"]);
+    assert_eq!(compiled(&run.stderr), ["ours", "ours", "other"], "{}", run.stderr);
+    for line in [
+        format!("compile app: hit ({folder_name})"),
+        "compile other: miss, crates/other/src/main.rs changed".to_owned(),
+        format!("dependencies (shared): hit ({folder_name})"),
+    ] {
+        assert!(run.stdout.contains(&line), "`{line}` is not in: {}", run.stdout);
     }
-    first.run(&["cache", "pull"]).fails(3, &["static and shared bases"]);
-    for service in ["app", "other"] {
-        fs::write(first.path(&format!("crates/{service}/src/new.rs")), "").unwrap();
-        first.json(&["build", service]);
-        let second = fixture();
-        second.write(&format!("crates/{service}/src/new.rs"), "");
-        assert_eq!(action(&second.json(&["build", service]), &format!("compile {service}")), hit("local"));
-    }
+    // The static one now: what the other invocation has within its folder stays, and both give what a clean build gives.
+    let shared_folder = first.path("target/slipway/cargo/shared");
+    assert!(shared_folder.is_dir() && !first.path("target/slipway/cargo/release").exists());
+    edit(&first, "crates/app/src/main.rs", "\"{} {}\"", "\"{}, {}\"");
+    let run = first.run(&["build", "--explain"]);
+    assert!(run.stdout.contains(&format!("dependencies: hit ({folder_name})")), "{}", run.stdout);
+    assert_eq!(compiled(&run.stderr), ["ours", "ours", "app"], "{}", run.stderr);
+    assert!(shared_folder.is_dir());
+    let reused = first.digests(&[]);
+    let moved = first.json(&["cache", "push", "--dry-run"])["entries"].to_string();
+    assert!(moved.contains("dependencies (shared)") && moved.contains("compile app"), "{moved}");
+    let clean = first.run(&["build", "--cache", "off"]);
+    assert_eq!(compiled(&clean.stderr).iter().filter(|name| **name == "itoa").count(), 2, "{}", clean.stderr);
+    assert_eq!(first.digests(&["--cache", "off"]), reused);
+}
+
+/// What Cargo has in either folder would be the old program: the source's time says that it is older than that.
+#[test]
+fn a_source_with_an_old_time_is_new_to_both_ways_of_linking() {
+    let store = tempfile::tempdir().unwrap();
+    let mut fixture = mixed(cached(store.path()));
+    fixture.env("SLIPWAY_CACHE", "off");
+    let before = fixture.digests(&[]);
+    let source = fixture.path("crates/ours/src/lib.rs");
+    edit(&fixture, "crates/ours/src/lib.rs", "{ NAME }", "{ \"old\" }");
+    let old = SystemTime::now() - Duration::from_secs(3600);
+    fs::File::options().write(true).open(&source).unwrap().set_modified(old).unwrap();
+    // Only one of the two invocations runs, and then the other.
+    let app = fixture.digests(&["app"])["app"].clone();
+    let other = fixture.digests(&["other"])["other"].clone();
+    assert!(app != before["app"] && other != before["other"]);
+    fs::remove_dir_all(fixture.path("target")).unwrap();
+    let clean = fixture.digests(&[]);
+    assert_eq!((&clean["app"], &clean["other"]), (&app, &other));
 }
 
 /// The workspace with a store on this machine and one that others share.

@@ -22,6 +22,7 @@ mod registry;
 mod release;
 mod reproduce;
 mod scan;
+mod stack;
 mod structure;
 mod support;
 mod test;

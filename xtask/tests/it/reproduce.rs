@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::atomic::AtomicBool;
 
-use ::build::{Event, ImageAt, Reporter, Request, rebuild};
+use ::build::{Event, ImageAt, Reporter, Request, What, rebuild};
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 use serde_json::Value;
 
@@ -313,6 +313,7 @@ fn a_commit_is_built_again_whatever_the_work_tree_has_become() {
     fixture.write("crates/hello/src/main.rs", "fn main() { println!(\"edited since\"); }\n");
     fixture.write("crates/hello/Cargo.toml", "damaged");
     let rebuilt = rebuild(&Request {
+        what: What::Services,
         program: Path::new(env!("CARGO_BIN_EXE_xtask")),
         root: &fixture.path(""),
         commit: report["git"]["revision"].as_str(),

@@ -221,6 +221,7 @@ mod tests {
             created: "1970-01-01T00:00:00Z".into(),
             layers,
             entrypoint: vec!["/x".into()],
+            cmd: vec![],
             env: BTreeMap::from([("A".into(), "1=2".into())]),
             user: "1:1".into(),
             working_dir: "/".into(),

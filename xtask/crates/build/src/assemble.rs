@@ -11,7 +11,7 @@ use stdx::Digest;
 use workspace::Linkage;
 
 use crate::compile::Compiled;
-use crate::documents::Documents;
+use crate::documents::{Documents, making};
 use crate::event::{Event, Reporter};
 use crate::git::GitState;
 use crate::pack::Packer;
@@ -66,23 +66,16 @@ pub(crate) fn assemble(
         let binary = paths.finished(&service.name, platform);
         finished::finish(linked(compiled, service)?, &supply::audit(&sbom)?, &binary)?;
         check(loaded, &binary, service)?;
-        let root = root::root(loaded, service, &binary)
+        let root = root::root(loaded, service, &binary, reporter)
             .with_context(|| format!("cannot make the root of the image of {}", service.name))?;
         let packed = packer
             .pack(&labelled(service, source), &binary, &root)
             .with_context(|| format!("cannot pack the image of {}", service.name))?;
         root.describe(&mut sbom);
         sbom.about.layers = packed.layers.iter().map(|layer| layer.digest).collect();
-        let documents = Documents::of(
-            loaded,
-            service,
-            &documents::From {
-                source,
-                libraries: libraries.get(&service.name),
-                packed: &packed,
-                sbom: &sbom,
-            },
-        )?;
+        let from =
+            documents::From { source, libraries: libraries.get(&service.name), packed: &packed, sbom: &sbom };
+        let documents = Documents::of(making(loaded, service, &from), &sbom)?;
         let built = BuiltService {
             name: service.name.clone(),
             version: service.version.clone(),
@@ -114,13 +107,13 @@ pub(crate) fn assemble(
     });
     let assembled = assembled.into_iter().collect::<Result<Vec<_>>>()?;
     let publish = |Assembled { image, built, documents }| {
-        let is_listed = loaded.plan.platform.is_some() || layout.is_named(&built.name, &built.image)?;
-        if is_listed {
+        // An index will name it, or its name stands for it from now on, whatever index did before.
+        if loaded.plan.platform.is_some() {
             image.put(&layout)?
         } else {
             image.write(&built.name, &layout)?
         };
-        documents.publish(&built, &layout)?;
+        documents.publish(&built.described(), &layout)?;
         Ok(built)
     };
     assembled.into_iter().map(publish).collect()

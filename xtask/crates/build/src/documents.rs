@@ -2,6 +2,7 @@
 //! they never change it. Everything in them is a function of source, settings and toolchain: no path of this machine, no clock.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 
 use anyhow::Result;
 use oci::Layout;
@@ -17,6 +18,7 @@ use crate::pack::Packed;
 use crate::plan::{Plan, ServicePlan};
 use crate::report::BuiltService;
 use crate::session::Loaded;
+use crate::store::Paths;
 
 /// Media type of CycloneDX documents.
 pub const CYCLONEDX: &str = "application/vnd.cyclonedx+json";
@@ -30,7 +32,7 @@ const PREDICATE_TYPE: &str = "in-toto.io/predicate-type";
 /// How libraries of the system begin that build scripts ask for.
 const LIBRARY: &str = "urn:slipway:library:";
 
-/// What the documents go by beyond the plan.
+/// What the documents of a service go by beyond the plan.
 pub(crate) struct From<'a> {
     /// Where the source stood, and what speaks against that.
     pub(crate) source: Option<&'a GitState>,
@@ -40,6 +42,20 @@ pub(crate) struct From<'a> {
     pub(crate) sbom: &'a Sbom,
 }
 
+/// How one image was made, beyond what its SBOM says.
+pub(crate) struct Making<'a> {
+    pub(crate) build_type: &'static str,
+    /// What it is called, for people.
+    pub(crate) name: &'a str,
+    pub(crate) image: Digest,
+    /// Who builds, where the settings say so.
+    pub(crate) builder: Option<&'a str>,
+    pub(crate) external: BTreeMap<String, Value>,
+    pub(crate) internal: BTreeMap<String, Value>,
+    /// What it was made of, but for the components.
+    pub(crate) sources: Vec<Resource>,
+}
+
 /// The documents about one image.
 pub(crate) struct Documents {
     pub(crate) cyclonedx: Vec<u8>,
@@ -47,30 +63,41 @@ pub(crate) struct Documents {
     pub(crate) provenance: Vec<u8>,
 }
 
+/// An image, and what is said of it beside it: what is signed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Described {
+    pub(crate) name: String,
+    pub(crate) image: Digest,
+    pub(crate) cyclonedx: Document,
+    pub(crate) spdx: Document,
+    pub(crate) provenance: Document,
+}
+
+/// A document by its content, and where it lies.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Document {
+    pub(crate) path: PathBuf,
+    pub(crate) digest: Digest,
+}
+
 impl Documents {
-    pub(crate) fn of(loaded: &Loaded, service: &ServicePlan, from: &From<'_>) -> Result<Documents> {
-        let From { packed, sbom, .. } = *from;
+    pub(crate) fn of(making: Making<'_>, sbom: &Sbom) -> Result<Documents> {
         let (cyclonedx, spdx) = (supply::cyclonedx(sbom)?, supply::spdx(sbom)?);
         let byproduct = |name: &str, media_type: &str, document: &[u8]| Resource {
             media_type: Some(media_type.to_owned()),
             ..Resource::of_digest(name, &Digest::of(document))
         };
+        let components = supply::dependencies(sbom);
         let provenance = Provenance {
             build_definition: Definition {
-                build_type: BUILD_TYPE.to_owned(),
-                external_parameters: external(loaded, service),
-                internal_parameters: internal(&loaded.plan, service),
-                resolved_dependencies: dependencies(loaded, from),
+                build_type: making.build_type.to_owned(),
+                external_parameters: making.external,
+                internal_parameters: making.internal,
+                resolved_dependencies: making.sources.into_iter().chain(components).collect(),
             },
             run_details: Run {
                 builder: Builder {
-                    id: loaded
-                        .workspace
-                        .settings
-                        .signing
-                        .builder
-                        .clone()
-                        .unwrap_or_else(|| LOCAL_BUILDER.to_owned()),
+                    id: making.builder.unwrap_or(LOCAL_BUILDER).to_owned(),
                     version: BTreeMap::from([("slipway".to_owned(), sbom.tool_version.clone())]),
                 },
                 byproducts: vec![
@@ -80,27 +107,72 @@ impl Documents {
             },
         };
         let statement = Statement {
-            subjects: vec![Subject { name: service.name.clone(), digest: packed.image.digest() }],
+            subjects: vec![Subject { name: making.name.to_owned(), digest: making.image }],
             predicate_type: predicate::PROVENANCE.to_owned(),
             predicate: provenance.to_predicate()?,
         };
         Ok(Documents { cyclonedx, spdx, provenance: statement.to_bytes()? })
     }
 
+    /// The image with these documents, which will lie where `paths` says.
+    pub(crate) fn beside(
+        &self,
+        name: &str,
+        image: Digest,
+        paths: &Paths,
+        platform: Option<&str>,
+    ) -> Described {
+        let document = |path, bytes: &[u8]| Document { path, digest: Digest::of(bytes) };
+        Described {
+            name: name.to_owned(),
+            image,
+            cyclonedx: document(paths.sbom(name, platform), &self.cyclonedx),
+            spdx: document(paths.spdx(name, platform), &self.spdx),
+            provenance: document(paths.provenance(name, platform), &self.provenance),
+        }
+    }
+
     /// Puts the documents beside the image, and into the layout: a release names them by digest, so there they stay, whatever
     /// is built next.
-    pub(crate) fn publish(&self, built: &BuiltService, layout: &Layout) -> Result<()> {
+    pub(crate) fn publish(&self, described: &Described, layout: &Layout) -> Result<()> {
         let none = BTreeMap::new;
         let said = BTreeMap::from([(PREDICATE_TYPE.to_owned(), predicate::PROVENANCE.to_owned())]);
-        for (path, bytes, media_type, annotations) in [
-            (&built.sbom_path, &self.cyclonedx, CYCLONEDX, none()),
-            (&built.spdx_path, &self.spdx, SPDX, none()),
-            (&built.provenance_path, &self.provenance, STATEMENT, said),
+        for (document, bytes, media_type, annotations) in [
+            (&described.cyclonedx, &self.cyclonedx, CYCLONEDX, none()),
+            (&described.spdx, &self.spdx, SPDX, none()),
+            (&described.provenance, &self.provenance, STATEMENT, said),
         ] {
-            stdx::fs::write_atomic(path, bytes, 0o644)?;
-            layout.attach(&built.image, media_type, bytes, annotations)?;
+            stdx::fs::write_atomic(&document.path, bytes, 0o644)?;
+            layout.attach(&described.image, media_type, bytes, annotations)?;
         }
         Ok(())
+    }
+}
+
+impl BuiltService {
+    /// The image and what is said of it.
+    pub fn described(&self) -> Described {
+        let document = |path: &PathBuf, digest| Document { path: path.clone(), digest };
+        Described {
+            name: self.name.clone(),
+            image: self.image,
+            cyclonedx: document(&self.sbom_path, self.sbom),
+            spdx: document(&self.spdx_path, self.spdx),
+            provenance: document(&self.provenance_path, self.provenance),
+        }
+    }
+}
+
+/// How the image of a service is made.
+pub(crate) fn making<'a>(loaded: &'a Loaded, service: &'a ServicePlan, from: &From<'_>) -> Making<'a> {
+    Making {
+        build_type: BUILD_TYPE,
+        name: &service.name,
+        image: from.packed.image.digest(),
+        builder: loaded.workspace.settings.signing.builder.as_deref(),
+        external: external(loaded, service),
+        internal: internal(&loaded.plan, service),
+        sources: sources(loaded, from),
     }
 }
 
@@ -145,8 +217,8 @@ fn internal(plan: &Plan, service: &ServicePlan) -> BTreeMap<String, Value> {
     ])
 }
 
-/// Source, lock file, base, libraries of the system, packages, toolchain.
-fn dependencies(loaded: &Loaded, from: &From<'_>) -> Vec<Resource> {
+/// Source, lock file, base, libraries of the system.
+fn sources(loaded: &Loaded, from: &From<'_>) -> Vec<Resource> {
     let From { source, libraries, packed, sbom } = *from;
     let repository =
         sbom.about.details.get(&sbom.subject.purl()).and_then(|detail| detail.repository.clone());
@@ -161,5 +233,5 @@ fn dependencies(loaded: &Loaded, from: &From<'_>) -> Vec<Resource> {
         ..Resource::of_digest(name, digest)
     };
     let libraries = libraries.into_iter().flatten().map(library);
-    source.into_iter().chain([lock]).chain(base).chain(libraries).chain(supply::dependencies(sbom)).collect()
+    source.into_iter().chain([lock]).chain(base).chain(libraries).collect()
 }

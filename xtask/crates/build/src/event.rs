@@ -26,6 +26,15 @@ pub enum Event {
         /// How many of them had to be run.
         compiled: usize,
     },
+    /// So much of an image that a base names is here.
+    Fetching {
+        /// Its name in a registry.
+        image: String,
+        /// Bytes that are here; none in the first event.
+        bytes: u64,
+        /// Bytes of all that is fetched.
+        of: u64,
+    },
     /// A service's image is in the layout.
     Packed {
         /// Name of the service.

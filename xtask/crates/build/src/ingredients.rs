@@ -16,7 +16,7 @@ use crate::allowance::Allowance;
 use crate::fresh::{Inputs, variable, walk_sources};
 use crate::graph;
 use crate::inputs::{self, Observed};
-use crate::plan::ServicePlan;
+use crate::plan::{Plan, ServicePlan};
 use crate::sbom;
 use crate::session::Loaded;
 
@@ -93,6 +93,8 @@ pub(crate) struct Declared {
 /// Finds parts.
 pub(crate) struct Ingredients<'a> {
     loaded: &'a Loaded,
+    /// The cargo invocation.
+    plan: &'a Plan,
     graph: &'a UnitGraph,
     packages: BTreeMap<&'a PackageId, &'a Package>,
     checksums: BTreeMap<(String, String), String>,
@@ -103,13 +105,18 @@ pub(crate) struct Ingredients<'a> {
 
 impl<'a> Ingredients<'a> {
     /// Looks at what all actions have in common.
-    pub(crate) fn new(loaded: &'a Loaded, graph: &'a UnitGraph, inputs: &Inputs) -> Result<Ingredients<'a>> {
+    pub(crate) fn new(
+        loaded: &'a Loaded,
+        plan: &'a Plan,
+        graph: &'a UnitGraph,
+        inputs: &Inputs,
+    ) -> Result<Ingredients<'a>> {
         let packages =
             loaded.workspace.metadata.packages.iter().map(|package| (&package.id, package)).collect();
         let checksums = sbom::checksums(&loaded.lock)?;
         let common = Parts::default();
         let allowance = RefCell::default();
-        let mut found = Ingredients { loaded, graph, packages, checksums, common, allowance };
+        let mut found = Ingredients { loaded, plan, graph, packages, checksums, common, allowance };
         found.common = found.common(inputs)?;
         Ok(found)
     }
@@ -157,8 +164,8 @@ impl<'a> Ingredients<'a> {
             }
         }
         let places = [
-            ("folder of the workspace", &self.loaded.plan.root),
-            ("folder of compiled code", &self.loaded.plan.build_dir),
+            ("folder of the workspace", &self.plan.root),
+            ("folder of compiled code", &self.plan.build_dir),
             ("home of Cargo", &self.loaded.cargo.cargo_home),
         ];
         for (name, path) in places {
@@ -204,7 +211,7 @@ impl<'a> Ingredients<'a> {
     ) -> Declared {
         let names = files.map(|path| self.name(path));
         let is_covered =
-            |name: &&String| self.loaded.plan.env.contains_key(*name) || PLACES.contains(&name.as_str());
+            |name: &&String| self.plan.env.contains_key(*name) || PLACES.contains(&name.as_str());
         Declared {
             files: names.filter(|name| !parts.has(Sort::File, &shown(name))).collect(),
             env: observed.env.iter().filter(|name| !is_covered(name)).cloned().collect(),
@@ -255,7 +262,7 @@ impl<'a> Ingredients<'a> {
     }
 
     fn common(&self, inputs: &Inputs) -> Result<Parts> {
-        let (plan, cargo) = (&self.loaded.plan, &self.loaded.cargo);
+        let (plan, cargo) = (self.plan, &self.loaded.cargo);
         let mut parts = Parts::default();
         parts.add(Sort::Tool, "format", FORMAT);
         parts.add(Sort::Target, "target", &plan.target);
@@ -316,7 +323,7 @@ impl<'a> Ingredients<'a> {
                 parts.add_digest(
                     Sort::Variable,
                     "CONST_RANDOM_SEED",
-                    format!("{:?}", self.loaded.plan.env.get("CONST_RANDOM_SEED")),
+                    format!("{:?}", self.plan.env.get("CONST_RANDOM_SEED")),
                 );
             }
         }
@@ -356,7 +363,7 @@ impl<'a> Ingredients<'a> {
     /// Flags and variables with the names that stand for folders of this machine: the bits have no more than these.
     fn without_places(&self, value: &str) -> String {
         let mut value = value.to_owned();
-        for remap in self.loaded.plan.remaps.iter().rev() {
+        for remap in self.plan.remaps.iter().rev() {
             let from = remap.from.display().to_string();
             value = value.replace(&format!("={from}={}", remap.to), &format!("={}", remap.to));
         }
@@ -365,11 +372,11 @@ impl<'a> Ingredients<'a> {
 
     /// The name of a file that users know as `shown`.
     pub(crate) fn unshown(&self, shown: &str) -> String {
-        self.name(&self.loaded.plan.root.join(shown))
+        self.name(&self.plan.root.join(shown))
     }
 
     fn name(&self, path: &Path) -> String {
-        match path.strip_prefix(&self.loaded.plan.root) {
+        match path.strip_prefix(&self.plan.root) {
             Ok(inside) => format!("{WORKSPACE}/{}", inside.display()),
             Err(_) => path.display().to_string(),
         }
@@ -377,7 +384,7 @@ impl<'a> Ingredients<'a> {
 
     fn path(&self, name: &str) -> PathBuf {
         match name.strip_prefix(WORKSPACE).and_then(|name| name.strip_prefix('/')) {
-            Some(inside) => self.loaded.plan.root.join(inside),
+            Some(inside) => self.plan.root.join(inside),
             None => PathBuf::from(name),
         }
     }
@@ -490,7 +497,7 @@ mod tests {
             loaded.identity = identity.into();
             let graph = graph::load(&loaded.plan, &folder.path().join("graph")).unwrap();
             let inputs = Inputs::take(session.sources(&loaded, &[]).unwrap()).unwrap();
-            let ingredients = Ingredients::new(&loaded, &graph, &inputs).unwrap();
+            let ingredients = Ingredients::new(&loaded, &loaded.plan, &graph, &inputs).unwrap();
             let services: Vec<_> = loaded.plan.services.iter().collect();
             ingredients.dependencies(&services, &inputs).unwrap()
         };

@@ -17,6 +17,8 @@ const CHUNK: usize = 1 << 20;
 const OVERLAP: usize = 1 << 10;
 /// A host name is looked for only where it is this long and has a digit or a mark in it: others are words that programs use.
 const SHORTEST_HOST: usize = 6;
+/// A file's name is not longer on Linux, spaces in it included.
+const LONGEST_NAME: usize = 255;
 /// How many leaks are worth showing.
 const MOST: usize = 5;
 
@@ -110,11 +112,7 @@ fn find(window: &[u8], needle: &Needle, members: &[(PathBuf, String)], found: &m
         if needle.is_short && inside_a_path {
             continue;
         }
-        let end = window[at..]
-            .iter()
-            .position(|byte| !is_path_byte(*byte))
-            .map_or(window.len(), |length| at + length);
-        let path = String::from_utf8_lossy(&window[at..end]).into_owned();
+        let path = path(&window[at..], needle.text.len());
         if needle.is_short && !exists(&path) {
             continue;
         }
@@ -124,6 +122,26 @@ fn find(window: &[u8], needle: &Needle, members: &[(PathBuf, String)], found: &m
             return;
         }
     }
+}
+
+/// The path at the start of `window`, of which the first `known` bytes are one. A path may hold spaces; texts are not separated from
+/// each other in a binary, so what comes after a space counts only as far as this machine has it.
+fn path(window: &[u8], known: usize) -> String {
+    let is_end = |byte: &u8| !is_path_byte(*byte);
+    let end_after =
+        |start: usize| window[start..].iter().position(is_end).map_or(window.len(), |length| start + length);
+    let mut end = end_after(known);
+    let mut longer = end;
+    // Whatever stands behind a space may be the next word of a sentence.
+    while longer - end < LONGEST_NAME && window.get(longer) == Some(&b' ') {
+        longer = end_after(longer + 1);
+        let text = String::from_utf8_lossy(&window[..longer]);
+        let folder = text.rfind('/').filter(|slash| *slash > end).map(|slash| &text[..slash]);
+        if [Some(text.as_ref()), folder].into_iter().flatten().any(|path| Path::new(path).exists()) {
+            end = longer;
+        }
+    }
+    String::from_utf8_lossy(&window[..end]).into_owned()
 }
 
 /// Whether the first two folders of `path` are on this machine.
@@ -209,6 +227,28 @@ mod tests {
         let is_telling = |host: &str| host_needle(host).is_some();
         assert!(is_telling("fv-az1234"));
         assert!(!["vm", "debian", "redis", "localhost.localdomain"].into_iter().any(is_telling));
+    }
+
+    #[test]
+    fn spaces_are_a_part_of_a_path_where_there_is_such_a_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path().join("my work");
+        let member = root.join("the api");
+        std::fs::create_dir_all(member.join("src")).unwrap();
+        std::fs::write(member.join("src/a file.rs"), "").unwrap();
+        let check = |text: &str, path: &Path, package: &str| {
+            let binary = tempfile::NamedTempFile::new().unwrap();
+            std::fs::write(binary.path(), text).unwrap();
+            let remaps = [Remap { from: root.clone(), to: "/x".into() }];
+            let members = [(root.clone(), "root".to_owned()), (member.clone(), "api".to_owned())];
+            let found = search(binary.path(), &remaps, None, "", &members).unwrap();
+            let leak = Leak { path: path.display().to_string(), package: Some(package.to_owned()) };
+            assert_eq!(found.into_iter().collect::<Vec<_>>(), [leak]);
+        };
+        let file = member.join("src/a file.rs");
+        check(&format!("{} and more", file.display()), &file, "api");
+        check(&format!("{}/src/gone.rs is not there", member.display()), &member.join("src/gone.rs"), "api");
+        check(&format!("see {}/the other", root.display()), &root.join("the"), "root");
     }
 
     #[test]

@@ -49,7 +49,7 @@ mod vouch;
 mod work;
 
 pub use bases::{BreakEven, Sizes};
-pub use documents::{CYCLONEDX, SPDX, STATEMENT};
+pub use documents::{CYCLONEDX, Described, SPDX, STATEMENT};
 pub use event::{Event, Reporter};
 pub use flags::SOURCE_DATE_EPOCH;
 pub use git::GitState;
@@ -58,7 +58,8 @@ pub use plan::{Plan, ServicePlan};
 pub use platforms::{BuiltIndex, Platforms, PlatformsReport};
 pub use report::{Action, BuildError, BuiltLayer, BuiltService, Outcome, Report};
 pub use reproduce::{
-    Circumstance, Difference, ImageAt, Kind, Rebuilt, Request, Verification, VerifiedService, rebuild,
+    Circumstance, Difference, ImageAgain, ImageAt, Kind, Rebuilt, Request, Verification, VerifiedService,
+    What, rebuild,
 };
 pub use reuse::Moved;
 pub use session::{Loaded, Session, finished_folder, layout, linked_folder, output_folder};

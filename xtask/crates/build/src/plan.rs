@@ -249,6 +249,7 @@ fn image(facts: &Facts<'_>, service: &Service, package: &Package) -> Result<Imag
         created: stdx::time::rfc3339(created(facts)),
         layers: vec![],
         entrypoint,
+        cmd: vec![],
         env,
         user: format!("{0}:{0}", config.image.user),
         working_dir: "/".to_owned(),
@@ -341,24 +342,52 @@ impl Plan {
         [self].into_iter().chain(self.also.as_deref())
     }
 
-    /// The folders of every target that was ever built for.
-    pub(crate) fn all_profile_folders(&self) -> Vec<PathBuf> {
+    /// The folders of every target that was ever built for, in the folder `build_dir` of all invocations.
+    pub(crate) fn all_profile_folders(&self, build_dir: &Path) -> Vec<PathBuf> {
         let profile = profile_folder(&self.profile);
-        let of = |plan: &Plan| {
-            let folders = std::fs::read_dir(&plan.build_dir).into_iter().flatten().flatten();
-            let targets = folders.map(|entry| entry.path().join(profile));
-            [plan.build_dir.join(profile)].into_iter().chain(targets).collect::<Vec<_>>()
+        let of = |folder: PathBuf| {
+            let entries = std::fs::read_dir(&folder).into_iter().flatten().flatten();
+            let targets = entries.map(|entry| entry.path().join(profile));
+            [folder.join(profile)].into_iter().chain(targets).collect::<Vec<_>>()
         };
-        self.invocations().flat_map(of).collect()
+        [build_dir.to_owned(), build_dir.join(SHARED)].into_iter().flat_map(of).collect()
     }
 
-    /// The same for some of the services.
+    /// One plan for each cargo invocation, with the services that it compiles.
+    pub(crate) fn parts(&self) -> Vec<Plan> {
+        let part = |plan: &Plan| {
+            let is_compiled = |service: &&ServicePlan| service.binary_path.starts_with(plan.output_folder());
+            let services = self.services.iter().filter(is_compiled).cloned().collect();
+            Plan { services, also: None, ..plan.clone() }
+        };
+        self.invocations().map(part).collect()
+    }
+
+    /// Where Cargo puts what is made for the target.
+    fn output_folder(&self) -> PathBuf {
+        self.build_dir.join(&self.target)
+    }
+
+    /// The same for some of the services: an invocation that compiles none of them is left out.
     pub(crate) fn only(&self, names: &BTreeSet<&str>) -> Plan {
-        let (services, others): (Vec<_>, Vec<_>) =
-            self.services.iter().cloned().partition(|service| names.contains(service.name.as_str()));
-        let mut cargo_args = self.cargo_args.clone();
-        cargo_args.retain(|arg| !others.iter().any(|service| *arg == format!("--bin={}", service.binary)));
-        Plan { services, cargo_args, ..self.clone() }
+        let some = |mut plan: Plan| {
+            plan.services.retain(|service| names.contains(service.name.as_str()));
+            let wanted: Vec<String> =
+                plan.services.iter().map(|service| format!("--bin={}", service.binary)).collect();
+            plan.cargo_args.retain(|arg| !arg.starts_with("--bin=") || wanted.contains(arg));
+            plan
+        };
+        let mut parts = self.parts().into_iter().map(some).filter(|plan| !plan.services.is_empty());
+        let Some(mut plan) = parts.next() else {
+            return Plan { services: vec![], also: None, ..self.clone() };
+        };
+        if let Some(mut also) = parts.next() {
+            plan.services =
+                self.services.iter().filter(|one| names.contains(one.name.as_str())).cloned().collect();
+            also.services.clear();
+            plan.also = Some(Box::new(also));
+        }
+        plan
     }
 
     /// The cargo invocation; `also` has one of its own.

@@ -2,20 +2,29 @@
 //! what is in them. Invariant: an image is used only when its name is in the layout, which it gets after all of its blobs.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use anyhow::{Context, Result, bail};
 use oci::Layout;
-use registry::{Reference, Registry, Silent};
+use registry::{Reference, Registry};
 use serde_json::Value;
 use stdx::Digest;
+
+use crate::event::{Event, Reporter};
 
 /// Services of one build ask at once; what they have in common is fetched once.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
 /// The layout that has the base `name@digest`: a folder of the workspace at `root`, or the one below `home` that keeps images of
 /// registries, into which the image for `architecture` is fetched where it is not there yet.
-pub(crate) fn layout(root: &Path, home: &Path, base: &str, architecture: &str) -> Result<Layout> {
+pub(crate) fn layout(
+    root: &Path,
+    home: &Path,
+    base: &str,
+    architecture: &str,
+    reporter: &dyn Reporter,
+) -> Result<Layout> {
     let (name, digest) = base.rsplit_once('@').context("the base has no digest")?;
     let folder = root.join(name);
     if folder.join("oci-layout").is_file() {
@@ -32,7 +41,7 @@ pub(crate) fn layout(root: &Path, home: &Path, base: &str, architecture: &str) -
     let from: Reference = base.parse()?;
     let _guard = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     let layout = Layout::create(&folder_of_pulled(home))?;
-    fetch(&from, &layout, architecture).with_context(|| format!("cannot fetch the base {from}"))?;
+    fetch(&from, &layout, architecture, reporter).with_context(|| format!("cannot fetch the base {from}"))?;
     Ok(layout)
 }
 
@@ -40,7 +49,7 @@ fn folder_of_pulled(home: &Path) -> PathBuf {
     home.join("slipway/bases")
 }
 
-fn fetch(from: &Reference, layout: &Layout, architecture: &str) -> Result<()> {
+fn fetch(from: &Reference, layout: &Layout, architecture: &str, reporter: &dyn Reporter) -> Result<()> {
     let digest = from.digest.context("the base has no digest")?;
     let is_whole = |digest: Digest| -> Result<bool> {
         Ok(layout.tags()?.iter().any(|tagged| tagged.name == digest.to_string() && tagged.digest == digest))
@@ -61,9 +70,39 @@ fn fetch(from: &Reference, layout: &Layout, architecture: &str) -> Result<()> {
     // Of an index only the image that is needed.
     let image = listed(&manifest.bytes, architecture)?.unwrap_or(digest);
     let one = Reference { tag: None, digest: Some(image), ..from.clone() };
-    registry::pull_with(&registry, &one, layout, &Silent)?;
+    let told = Told { reporter, image: from.to_string(), moved: AtomicU64::new(0), all: AtomicU64::new(0) };
+    told.tell();
+    registry::pull_with(&registry, &one, layout, &told)?;
     layout.put(&manifest.bytes)?;
     Ok(())
+}
+
+/// Tells of a transfer what a build tells of everything.
+struct Told<'a> {
+    reporter: &'a dyn Reporter,
+    image: String,
+    moved: AtomicU64,
+    all: AtomicU64,
+}
+
+impl Told<'_> {
+    fn tell(&self) {
+        let (bytes, of) = (self.moved.load(Ordering::Relaxed), self.all.load(Ordering::Relaxed));
+        self.reporter.event(Event::Fetching { image: self.image.clone(), bytes, of });
+    }
+}
+
+impl registry::Progress for Told<'_> {
+    fn announced(&self, bytes: u64) {
+        self.all.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    fn moved(&self, bytes: u64) {
+        self.moved.fetch_add(bytes, Ordering::Relaxed);
+        self.tell();
+    }
+
+    fn done(&self, _: &str) {}
 }
 
 /// The image for `architecture` that an index lists; `None` where the document is an image itself.

@@ -1,7 +1,7 @@
 //! What is written down about results: which inputs their compilations declared, for whoever looks for one, and what actions were
 //! last made from here, for whoever wants to know what changed. Neither is believed further than that.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Result, ensure};
 use cache::{Blob, Key, Kind};
@@ -38,6 +38,9 @@ pub(crate) struct Record {
 pub(crate) struct Last {
     schema: String,
     actions: BTreeMap<String, Parts>,
+    /// What was set since it was read.
+    #[serde(skip)]
+    changed: BTreeSet<String>,
 }
 
 impl Last {
@@ -55,6 +58,14 @@ impl Last {
 
     pub(crate) fn set(&mut self, action: &str, parts: Parts) {
         self.actions.insert(action.to_owned(), parts);
+        self.changed.insert(action.to_owned());
+    }
+
+    /// Takes over what was set in `other`.
+    pub(crate) fn merge(&mut self, mut other: Last) {
+        for action in other.changed {
+            self.actions.extend(other.actions.remove_entry(&action));
+        }
     }
 
     pub(crate) fn write(mut self, paths: &Paths) -> Result<()> {

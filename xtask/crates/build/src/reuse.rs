@@ -10,13 +10,13 @@ use anyhow::{Context, Result};
 use cache::{Blob, Found, Key, Kind, Layered, Limits, Store};
 use serde::Serialize;
 use stdx::Cmd;
-use workspace::UnitGraph;
+use workspace::{Linkage, UnitGraph};
 
 use crate::action::{Parts, Sort};
 use crate::compile::Compiled;
 use crate::fresh::Inputs;
 use crate::ingredients::{Declared, Ingredients};
-use crate::inputs::Observed;
+use crate::inputs::{self, Observed};
 use crate::plan::{Plan, SHARED, ServicePlan};
 use crate::record::{Last, Record, record_key};
 use crate::report::{Action, BuiltService, Outcome};
@@ -25,8 +25,9 @@ use crate::store::Paths;
 
 /// A binary larger than this is none.
 const MAX_BINARY: u64 = 4 << 30;
-/// What users and records call compiled dependencies.
+/// What users and records call compiled dependencies, of services that are linked statically and of those on shared libraries.
 const DEPENDENCIES: &str = "dependencies";
+const SHARED_DEPENDENCIES: &str = "dependencies (shared)";
 
 /// A result that need not be made.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -63,10 +64,13 @@ pub struct Moved {
     pub bytes: u64,
 }
 
-/// Looks results up and keeps them, for one build.
+/// Looks results up and keeps them, for one cargo invocation of a build.
 pub(crate) struct Reuse<'a> {
     stores: &'a Layered,
+    /// The invocation with the services that it compiles.
     plan: &'a Plan,
+    /// What its compiled dependencies are called.
+    dependencies: &'static str,
     paths: &'a Paths,
     members: &'a [(PathBuf, String)],
     ingredients: Ingredients<'a>,
@@ -78,15 +82,17 @@ impl<'a> Reuse<'a> {
     /// Looks at what the planned services are made from.
     pub(crate) fn new(
         loaded: &'a Loaded,
-        graph: &'a UnitGraph,
+        (plan, graph): &'a (Plan, UnitGraph),
         inputs: &Inputs,
         paths: &'a Paths,
         stores: &'a Layered,
     ) -> Result<Reuse<'a>> {
-        let ingredients = Ingredients::new(loaded, graph, inputs)?;
+        let ingredients = Ingredients::new(loaded, plan, graph, inputs)?;
+        let is_shared = plan.services.iter().any(|service| service.linkage() == Linkage::Shared);
         Ok(Reuse {
             stores,
-            plan: &loaded.plan,
+            plan,
+            dependencies: if is_shared { SHARED_DEPENDENCIES } else { DEPENDENCIES },
             paths,
             members: &loaded.members,
             ingredients,
@@ -128,7 +134,11 @@ impl<'a> Reuse<'a> {
 
     /// Gives Cargo compiled dependencies where it has nothing at all yet: what it has itself it keeps up to date by itself.
     /// Those of all planned services do as well as those of `missing` alone. Says whether it did.
-    pub(crate) fn restore_dependencies(&mut self, missing: &[&ServicePlan], inputs: &Inputs) -> Result<bool> {
+    pub(crate) fn restore_dependencies(&mut self, names: &BTreeSet<&str>, inputs: &Inputs) -> Result<bool> {
+        let missing = self.services(names);
+        if missing.is_empty() {
+            return Ok(false);
+        }
         let all = self.all_dependencies(inputs)?;
         if !is_empty(&self.plan.build_dir) {
             self.tell_kept(&all);
@@ -138,20 +148,19 @@ impl<'a> Reuse<'a> {
         let take = |blob: &Blob| {
             stdx::fs::remove_dir_all(&staging)?;
             cache::unpack(blob.open(), &staging, Limits::default())?;
-            stdx::fs::remove_dir_all(build_dir)?;
-            std::fs::rename(&staging, build_dir).with_context(|| format!("cannot move {}", staging.display()))
+            put_in_place(&staging, build_dir)
         };
-        let some = self.ingredients.dependencies(missing, inputs)?;
-        let find = |parts: &Parts| self.find(Kind::Dependencies, DEPENDENCIES, parts, take);
+        let some = self.ingredients.dependencies(&missing, inputs)?;
+        let find = |parts: &Parts| self.find(Kind::Dependencies, self.dependencies, parts, take);
         let found = find(&all)
             .or_else(|record| if some == all { Err(record) } else { find(&some).map_err(|_| record) });
         let is_found = found.is_ok();
         match found {
-            Ok(found) => self.tell(DEPENDENCIES, Outcome::Hit, Some(found.from), None),
+            Ok(found) => self.tell(self.dependencies, Outcome::Hit, Some(found.from), None),
             Err(record) => {
                 stdx::fs::remove_dir_all(&staging)?;
-                let reason = self.why(DEPENDENCIES, &all, &record);
-                self.tell(DEPENDENCIES, Outcome::Miss, None, Some(reason));
+                let reason = self.why(self.dependencies, &all, &record);
+                self.tell(self.dependencies, Outcome::Miss, None, Some(reason));
             }
         }
         Ok(is_found)
@@ -161,14 +170,24 @@ impl<'a> Reuse<'a> {
         self.ingredients.dependencies(&self.plan.services.iter().collect::<Vec<_>>(), inputs)
     }
 
-    /// Keeps what was compiled: `observed` is what that declared.
+    /// Those of its services that have these names.
+    fn services(&self, names: &BTreeSet<&str>) -> Vec<&'a ServicePlan> {
+        self.plan.services.iter().filter(|service| names.contains(service.name.as_str())).collect()
+    }
+
+    /// Keeps what was compiled of the services `names`.
     pub(crate) fn keep(
         &mut self,
-        services: &[&ServicePlan],
+        names: &BTreeSet<&str>,
         inputs: &Inputs,
-        observed: &Observed,
+        loaded: &Loaded,
         compiled: &Compiled,
     ) -> Result<()> {
+        let services = self.services(names);
+        // What the other invocation declared is none of this one's inputs.
+        let observed = inputs::observed(&self.plan.only(names), loaded, &compiled.scripts)?;
+        let Some(observed) = observed.filter(|_| !services.is_empty()) else { return Ok(()) };
+        let (services, observed) = (&services[..], &observed);
         if !observed.unresolved.is_empty() {
             self.note_unresolved(observed);
             return Ok(());
@@ -217,16 +236,17 @@ impl<'a> Reuse<'a> {
         if self.stores.shares() && !self.stores.is_kept(&key) {
             let blob = self.archive()?;
             self.stores.put(&key, &blob);
-            self.record(Kind::Dependencies, DEPENDENCIES, declared.clone(), &parts)?;
+            self.record(Kind::Dependencies, self.dependencies, declared.clone(), &parts)?;
         }
         let all = self.ingredients.with_declared(&self.all_dependencies(inputs)?, &declared);
-        self.last.set(DEPENDENCIES, all);
+        self.last.set(self.dependencies, all);
         Ok(())
     }
 
     /// What was used instead of compiling is what the next build is compared with, too.
     pub(crate) fn note_hits(&mut self, hits: &BTreeMap<String, Hit>) {
-        for (name, hit) in hits {
+        let is_own = |name: &str| self.plan.services.iter().any(|service| service.name == name);
+        for (name, hit) in hits.iter().filter(|(name, _)| is_own(name)) {
             self.last.set(&format!("compile {name}"), hit.parts.clone());
         }
     }
@@ -237,7 +257,9 @@ impl<'a> Reuse<'a> {
         services: &[BuiltService],
         trees: &BTreeMap<(String, String), Parts>,
     ) {
-        for service in services {
+        let is_own =
+            |built: &&BuiltService| self.plan.services.iter().any(|service| service.name == built.name);
+        for service in services.iter().filter(is_own) {
             for layer in &service.layers {
                 let name =
                     format!("pack {}: {}", service.name, layer.comment.trim_start_matches("slipway: "));
@@ -275,7 +297,7 @@ impl<'a> Reuse<'a> {
         if !is_complete {
             let parts = self.all_dependencies(inputs)?;
             if is_empty(&self.plan.build_dir) {
-                self.tell_looked(DEPENDENCIES, Kind::Dependencies, DEPENDENCIES, &parts);
+                self.tell_looked(self.dependencies, Kind::Dependencies, self.dependencies, &parts);
             } else {
                 self.tell_kept(&parts);
             }
@@ -300,12 +322,12 @@ impl<'a> Reuse<'a> {
 
     /// What Cargo has here already it keeps up to date by itself.
     fn tell_kept(&mut self, parts: &Parts) {
-        let changed = self.last.parts(DEPENDENCIES).and_then(|before| self.changed(before, parts));
+        let changed = self.last.parts(self.dependencies).and_then(|before| self.changed(before, parts));
         let (outcome, reason) = match changed {
             Some(changed) => (Outcome::Miss, changed),
             None => (Outcome::Hit, "compiled here before".to_owned()),
         };
-        self.tell(DEPENDENCIES, outcome, None, Some(reason));
+        self.tell(self.dependencies, outcome, None, Some(reason));
     }
 
     /// Looks all results of the workspace as it is up, so that stores nearer by have them from now on. With `dry_run` nothing is
@@ -366,13 +388,13 @@ impl<'a> Reuse<'a> {
         for service in &self.plan.services {
             all.push(one(Kind::Service, &service.name, &self.ingredients.service(service, inputs)?));
         }
-        all.push(one(Kind::Dependencies, DEPENDENCIES, &self.all_dependencies(inputs)?));
+        all.push(one(Kind::Dependencies, self.dependencies, &self.all_dependencies(inputs)?));
         Ok(all)
     }
 
     /// Whether Cargo's folder holds dependencies that were compiled from just these parts.
     fn compiled_here(&self, parts: &Parts) -> Option<(Declared, Parts)> {
-        let before = self.last.parts(DEPENDENCIES).filter(|_| !is_empty(&self.plan.build_dir))?;
+        let before = self.last.parts(self.dependencies).filter(|_| !is_empty(&self.plan.build_dir))?;
         let declared = self.declared_in(before, parts);
         let all = self.ingredients.with_declared(parts, &declared);
         (all == *before).then_some((declared, all))
@@ -542,8 +564,23 @@ fn entry_name(kind: Kind, name: &str) -> String {
     if kind == Kind::Service { format!("compile {name}") } else { name.to_owned() }
 }
 
+/// Whether Cargo has nothing there yet; what the other invocation has within is its own.
 fn is_empty(folder: &Path) -> bool {
-    std::fs::read_dir(folder).map_or(true, |mut entries| entries.next().is_none())
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    entries.filter(|entry| entry.file_name() != SHARED).count() == 0
+}
+
+/// Moves what was unpacked to where Cargo looks for it, around what the other invocation has within.
+fn put_in_place(staging: &Path, build_dir: &Path) -> Result<()> {
+    let shared = build_dir.join(SHARED);
+    if shared.exists() {
+        let aside = staging.join(SHARED);
+        std::fs::rename(&shared, &aside).with_context(|| format!("cannot move {}", shared.display()))?;
+    }
+    stdx::fs::remove_dir_all(build_dir)?;
+    let above = build_dir.parent().context("a folder of Cargo's without a folder above it")?;
+    stdx::fs::create_dir_all(above)?;
+    std::fs::rename(staging, build_dir).with_context(|| format!("cannot move {}", staging.display()))
 }
 
 /// The same tree of folders, with the same files in it.

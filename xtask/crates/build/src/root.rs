@@ -1,5 +1,6 @@
 //! The part of a service's image that is below its own files, and the proof that all of it together starts.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -10,6 +11,7 @@ use stdx::Digest;
 use supply::{Component, Ecosystem, Sbom, Use};
 use workspace::{Base, Linkage};
 
+use crate::event::Reporter;
 use crate::plan::{ServicePlan, program};
 use crate::report::{BuildError, BuiltLayer};
 use crate::session::Loaded;
@@ -19,11 +21,21 @@ use crate::{bases, pulled, stack};
 pub(crate) struct Rooted {
     /// From the lowest to the highest, with what each is for people.
     trees: Vec<(&'static str, Tree)>,
-    /// What is in it, for the SBOM.
-    components: Vec<Component>,
+    /// What it brings along, for the SBOM.
+    brought: Brought,
     linkage: Linkage,
     /// An image whose layers come first, as they are.
     below: Option<BaseImage>,
+}
+
+/// What is in a root beside our own data, and who needs what of it.
+#[derive(Default)]
+pub(crate) struct Brought {
+    components: Vec<Component>,
+    /// By package URL.
+    edges: BTreeMap<String, BTreeSet<String>>,
+    /// What the image itself calls on.
+    direct: BTreeSet<String>,
 }
 
 /// An image of another layout.
@@ -33,27 +45,32 @@ struct BaseImage {
 }
 
 /// The root for the `binary` of a service.
-pub(crate) fn root(loaded: &Loaded, service: &ServicePlan, binary: &Path) -> Result<Rooted> {
+pub(crate) fn root(
+    loaded: &Loaded,
+    service: &ServicePlan,
+    binary: &Path,
+    reporter: &dyn Reporter,
+) -> Result<Rooted> {
     let users = ("slipway: users, certificates, time zones", base::static_root(service.user)?);
     let mut rooted =
-        Rooted { trees: vec![users], components: Vec::new(), linkage: service.linkage(), below: None };
+        Rooted { trees: vec![users], brought: Brought::default(), linkage: service.linkage(), below: None };
     match &service.base {
         Base::Static | Base::Auto => {}
         Base::Closure => {
             let closure = closure(binary, &loaded.plan.target)?;
             rooted.trees.push(("slipway: shared libraries", closure.tree()?));
-            rooted.components = closure.components();
+            rooted.brought = Brought::side_by_side(closure.components());
         }
         Base::Debian(packages) => {
-            let packages = debian(loaded, packages, &service.image.architecture)?;
-            let packages = packages.completed("app", service.user)?;
-            rooted.trees = vec![("slipway: Debian packages", packages.tree)];
-            rooted.components = packages.components;
+            let found = debian(loaded, packages, &service.image.architecture)?;
+            let found = found.completed("app", service.user)?;
+            rooted.brought = Brought::packages(&found, packages);
+            rooted.trees = vec![("slipway: Debian packages", found.tree)];
         }
         Base::Image(reference) => {
-            let image = existing(loaded, reference, &service.image.architecture)?;
+            let image = existing(loaded, reference, &service.image.architecture, reporter)?;
             rooted.trees = Vec::new();
-            rooted.components = vec![image_component(reference)];
+            rooted.brought = Brought::side_by_side(vec![image_component(reference)]);
             rooted.below = Some(image);
         }
     }
@@ -61,11 +78,16 @@ pub(crate) fn root(loaded: &Loaded, service: &ServicePlan, binary: &Path) -> Res
 }
 
 /// Source: `image.base` in service.yaml, whose form was checked when it was read.
-fn existing(loaded: &Loaded, reference: &str, architecture: &str) -> Result<BaseImage> {
+fn existing(
+    loaded: &Loaded,
+    reference: &str,
+    architecture: &str,
+    reporter: &dyn Reporter,
+) -> Result<BaseImage> {
     let (_, digest) = reference.rsplit_once('@').context("the base has no digest")?;
     let root = &loaded.workspace.root;
     let home = workspace::cargo_home(root).context("neither CARGO_HOME nor HOME is set")?;
-    let layout = pulled::layout(root, &home, reference, architecture)?;
+    let layout = pulled::layout(root, &home, reference, architecture, reporter)?;
     let files = home.join("slipway/files");
     let existing = base::existing(&layout, digest.parse()?, architecture, &files)
         .with_context(|| format!("cannot take the image {reference} as a base"))?;
@@ -198,13 +220,9 @@ impl Rooted {
 
     /// Adds what the root brings to the SBOM of an image.
     pub(crate) fn describe(&self, sbom: &mut Sbom) {
-        // An existing image has its own data, if any, and a package brings its own time zones.
-        let has_own = |name: &str| self.components.iter().any(|component| component.name == name);
-        let absent = base::static_components();
-        let absent = absent.iter().map(|part| part.name).filter(|name| self.below.is_some() || has_own(name));
-        for name in absent {
-            let is_it = |one: &Component| one.ecosystem == Ecosystem::Generic && one.name == name;
-            remove(sbom, is_it);
+        if self.below.is_some() {
+            // An existing image has its own data, if any.
+            base::static_components().iter().for_each(|part| remove_data(sbom, part.name));
         }
         if self.linkage == Linkage::Shared {
             // It is the root's own C library that runs, and that one is named by its file or package.
@@ -214,9 +232,37 @@ impl Rooted {
             };
             remove(sbom, is_linked);
         }
-        for component in &self.components {
-            sbom.edges.entry(sbom.subject.purl()).or_default().insert(component.purl());
-            sbom.components.insert(component.clone());
-        }
+        self.brought.describe(sbom);
     }
+}
+
+impl Brought {
+    /// Components of which nobody says what they need.
+    fn side_by_side(components: Vec<Component>) -> Brought {
+        let direct = components.iter().map(Component::purl).collect();
+        Brought { components, edges: BTreeMap::new(), direct }
+    }
+
+    /// Packages, of which these were asked for.
+    pub(crate) fn packages(root: &PackageRoot, asked: &[String]) -> Brought {
+        let (components, edges) = (root.components.clone(), root.edges.clone());
+        Brought { components, edges, direct: root.direct(asked) }
+    }
+
+    /// Adds it to the SBOM of an image.
+    pub(crate) fn describe(&self, sbom: &mut Sbom) {
+        // A package brings its own time zones.
+        let data = base::static_components();
+        let is_brought = |name: &str| self.components.iter().any(|component| component.name == name);
+        data.iter().filter(|part| is_brought(part.name)).for_each(|part| remove_data(sbom, part.name));
+        sbom.edges.entry(sbom.subject.purl()).or_default().extend(self.direct.iter().cloned());
+        for (from, to) in &self.edges {
+            sbom.edges.entry(from.clone()).or_default().extend(to.iter().cloned());
+        }
+        sbom.components.extend(self.components.iter().cloned());
+    }
+}
+
+fn remove_data(sbom: &mut Sbom, name: &str) {
+    remove(sbom, |one: &Component| one.ecosystem == Ecosystem::Generic && one.name == name);
 }

@@ -45,8 +45,7 @@ pub(crate) fn sbom(origin: &Origin<'_>, root: &PackageId, extra: &[Component]) -
     let mut details: BTreeMap<String, Detail> =
         packages.map(|id| (purl(id), detail(&origin.metadata[id]))).collect();
     for (component, supplier) in runtime_components(origin) {
-        edges.entry(subject.purl()).or_default().insert(component.purl());
-        details.insert(component.purl(), Detail { supplier: Some(supplier.to_owned()), ..Detail::default() });
+        add(&mut edges, &mut details, &subject, &component, supplier);
         components.insert(component);
     }
     components.extend(extra.iter().cloned());
@@ -58,6 +57,18 @@ pub(crate) fn sbom(origin: &Origin<'_>, root: &PackageId, extra: &[Component]) -
         layers: vec![],
     };
     Sbom { subject, components, edges, tool_version: env!("CARGO_PKG_VERSION").to_owned(), about }
+}
+
+/// Lets the image be known to call on the component, which `supplier` made.
+fn add(
+    edges: &mut BTreeMap<String, BTreeSet<String>>,
+    details: &mut BTreeMap<String, Detail>,
+    subject: &Component,
+    component: &Component,
+    supplier: &str,
+) {
+    edges.entry(subject.purl()).or_default().insert(component.purl());
+    details.insert(component.purl(), Detail { supplier: Some(supplier.to_owned()), ..Detail::default() });
 }
 
 fn detail(package: &Package) -> Detail {
@@ -95,9 +106,29 @@ fn ecosystem(package: &Package) -> Ecosystem {
     }
 }
 
-/// What is in the image and in no lock file, with its supplier: the standard library, the C library and the data of the base.
-fn runtime_components(origin: &Origin<'_>) -> Vec<(Component, &'static str)> {
-    let generic = |name: &str, version: &str, licence: &str, description: &str| Component {
+/// The components of an image of packages, but for the packages themselves.
+pub(crate) fn of_packages(name: &str, version: &str, created: i64, vendor: Option<&str>) -> Sbom {
+    let description = "An image of Debian packages";
+    let subject = Component { licence: None, ..generic(name, version, "", description) };
+    let mut sbom = Sbom {
+        components: BTreeSet::new(),
+        edges: BTreeMap::from([(subject.purl(), BTreeSet::new())]),
+        tool_version: env!("CARGO_PKG_VERSION").to_owned(),
+        about: About { created, vendor: vendor.map(str::to_owned), ..About::default() },
+        subject,
+    };
+    // Whoever put the packages together distributes the image.
+    let supplier = Detail { supplier: sbom.about.vendor.clone(), ..Detail::default() };
+    sbom.about.details.insert(sbom.subject.purl(), supplier);
+    for (component, supplier) in data_components() {
+        add(&mut sbom.edges, &mut sbom.about.details, &sbom.subject, &component, supplier);
+        sbom.components.insert(component);
+    }
+    sbom
+}
+
+fn generic(name: &str, version: &str, licence: &str, description: &str) -> Component {
+    Component {
         ecosystem: Ecosystem::Generic,
         name: name.to_owned(),
         version: version.to_owned(),
@@ -105,12 +136,21 @@ fn runtime_components(origin: &Origin<'_>) -> Vec<(Component, &'static str)> {
         licence: Some(licence.to_owned()),
         hash: None,
         description: Some(description.to_owned()),
-    };
+    }
+}
+
+/// The data that every root has where no package brings it, with its supplier.
+fn data_components() -> Vec<(Component, &'static str)> {
     let supplier = |name: &str| if name == "tzdata" { "IANA" } else { "Mozilla" };
-    let mut components: Vec<_> = base::static_components()
-        .iter()
-        .map(|part| (generic(part.name, &part.version, part.licence, part.description), supplier(part.name)))
-        .collect();
+    let part = |part: &base::Component| {
+        (generic(part.name, &part.version, part.licence, part.description), supplier(part.name))
+    };
+    base::static_components().iter().map(part).collect()
+}
+
+/// What is in the image and in no lock file, with its supplier: the standard library, the C library and the data of the base.
+fn runtime_components(origin: &Origin<'_>) -> Vec<(Component, &'static str)> {
+    let mut components = data_components();
     let release = &origin.toolchain.release;
     let std = generic("rust-std", release, "MIT OR Apache-2.0", "The Rust standard library");
     components.push((std, "The Rust Project"));

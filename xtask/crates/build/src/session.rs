@@ -7,7 +7,7 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail};
 use cache::Mode;
 use cargo_metadata::PackageId;
 use oci::{Layout, Pruned};
@@ -21,7 +21,7 @@ use crate::fresh::{Inputs, Sources};
 use crate::git::GitState;
 use crate::identity::{self, Identity};
 use crate::plan::{self, Facts, Plan};
-use crate::report::{Action, BuildError, BuiltService, Report};
+use crate::report::{Action, BuildError, Report};
 use crate::reuse::{Moved, Reuse};
 use crate::store::{Paths, Remembered, State};
 use crate::stores::Stores;
@@ -33,17 +33,13 @@ use crate::{cross, graph, inputs, named};
 /// A day: whoever reads an image or deploys a release that nobody else knows of has begun by then.
 const PRUNE_GRACE: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// It would have to be told of which cargo invocation a result is.
-const MIXED: &str = "the cache is not used: static and shared bases are compiled by two cargo invocations; build the services of each kind \
-                     by themselves to use it";
-
 /// A workspace whose images can be built.
 #[derive(Debug)]
 pub struct Session {
     pub(crate) root: PathBuf,
     pub(crate) settings: Settings,
     pub(crate) paths: Paths,
-    git: Option<GitState>,
+    pub(crate) git: Option<GitState>,
     reuse: Mode,
     started: Instant,
     /// When this looked where the source stands, or just before: what was touched since is vouched for by nobody.
@@ -201,9 +197,11 @@ impl Session {
     }
 
     /// The name under which an engine or registry has the image.
-    pub fn reference(&self, service: &BuiltService) -> String {
-        // A `+` of a version's build part is not allowed in a tag.
-        format!("{}{}:{}", self.settings.image.prefix, service.name, service.version.replace('+', "_"))
+    pub fn reference(&self, name: &str, version: &str) -> String {
+        // A version may have what no tag can: `+` in Cargo's, `:` and `~` in Debian's.
+        let plain = |c: char| if c.is_ascii_alphanumeric() || "._-".contains(c) { c } else { '_' };
+        let tag: String = version.chars().map(plain).collect();
+        format!("{}{name}:{tag}", self.settings.image.prefix)
     }
 
     /// Cargo's output for images.
@@ -214,6 +212,12 @@ impl Session {
     /// Plans the images of `names` (all services where empty). Nothing is compiled or written.
     pub fn plan(&self, names: &[String]) -> Result<Loaded> {
         let (cargo, workspace, toolchain) = self.ask()?;
+        if let Some(name) = workspace.services.keys().find(|name| self.settings.images.contains_key(*name)) {
+            bail!(
+                "`{name}` is a service, and an image of `images:` in {} as well: one needs another name",
+                Settings::FILE
+            );
+        }
         let env = |name: &str| cargo.variable(name, std::env::var(name).ok());
         let tools = cross::load(&cargo, &toolchain, &workspace, &env)?;
         let lock = stdx::fs::read(&self.root.join("Cargo.lock"))?;
@@ -281,7 +285,11 @@ impl Session {
     }
 
     /// Takes results of the workspace as it is from the shared store into this machine's, where `dry_run` does not forbid it.
+    ///
+    /// # Errors
+    /// Also when there is no shared store that may be read from.
     pub fn pull_cache(&self, names: &[String], dry_run: bool, reporter: &dyn Reporter) -> Result<Vec<Moved>> {
+        crate::stores::require_read(&self.settings.cache)?;
         self.with_reuse(names, reporter, |reuse, inputs| reuse.pull(inputs, dry_run))
     }
 
@@ -304,28 +312,28 @@ impl Session {
 
     /// What a build of `names` would do, as far as that is known before: nothing is compiled or restored.
     pub fn explain(&self, names: &[String], reporter: &dyn Reporter) -> Result<Vec<Action>> {
-        if self.plan(names)?.plan.also.is_some() {
-            reporter.event(Event::Diagnostic(MIXED.to_owned()));
-            return Ok(Vec::new());
-        }
         self.with_reuse(names, reporter, |reuse, inputs| reuse.explain(inputs))
     }
 
+    /// What `run` gives for each cargo invocation.
     fn with_reuse<T>(
         &self,
         names: &[String],
         reporter: &dyn Reporter,
-        run: impl FnOnce(Reuse<'_>, &Inputs) -> Result<T>,
-    ) -> Result<T> {
+        run: impl Fn(Reuse<'_>, &Inputs) -> Result<Vec<T>>,
+    ) -> Result<Vec<T>> {
         stdx::fs::create_dir_all(self.paths.folder())?;
         let stores = self.stores()?;
         let loaded = self.plan(names)?;
-        ensure!(loaded.plan.also.is_none(), MIXED);
         let inputs = Inputs::take(self.sources(&loaded, names)?)?;
-        let graph = graph::load(&loaded.plan, &self.paths.graph())?;
-        let given = run(Reuse::new(&loaded, &graph, &inputs, &self.paths, &stores.layered)?, &inputs);
+        let graphs = self.graphs(&loaded)?;
+        let mut given = Vec::new();
+        for graph in &graphs {
+            let reuse = Reuse::new(&loaded, graph, &inputs, &self.paths, &stores.layered)?;
+            given.push(run(reuse, &inputs));
+        }
         stores.warn(reporter);
-        given
+        Ok(given.into_iter().collect::<Result<Vec<_>>>()?.into_iter().flatten().collect())
     }
 
     /// Builds the images of `names` (all services where empty). If nothing that the last build of them was made from changed,
@@ -392,15 +400,18 @@ impl Session {
     ) -> Result<Report> {
         let reason = self.reason(&state, &loaded.names);
         let stores = self.stores()?;
-        let (inputs, graph) = std::thread::scope(|scope| {
-            let graph = scope.spawn(|| self.graph(loaded, reporter));
+        let (inputs, graphs) = std::thread::scope(|scope| {
+            // Nobody wants to know, or Cargo does not tell.
+            let graphs =
+                scope.spawn(|| if self.reuse == Mode::Off { Ok(Vec::new()) } else { self.graphs(loaded) });
             let inputs = self.sources(loaded, &loaded.names).and_then(Inputs::take);
-            (inputs, graph.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+            (inputs, graphs.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
         });
         let inputs = inputs?;
+        let graphs = unless_it_fails(graphs, reporter).unwrap_or_default();
         let reuse =
-            graph.as_ref().map(|graph| Reuse::new(loaded, graph, &inputs, &self.paths, &stores.layered));
-        let reuse = reuse.and_then(|reuse| unless_it_fails(reuse, reporter));
+            graphs.iter().map(|graph| Reuse::new(loaded, graph, &inputs, &self.paths, &stores.layered));
+        let reuse = unless_it_fails(reuse.collect::<Result<Vec<_>>>(), reporter).unwrap_or_default();
         let mut work = Work { session: self, loaded, reporter, interrupted, reuse, begun: self.opened };
         let made = work.make(&mut state, &inputs)?;
         let read = work.read(inputs, &made)?;
@@ -458,16 +469,13 @@ impl Session {
         }
     }
 
-    /// What Cargo would compile; `None` where nobody wants to know, or Cargo does not tell.
-    fn graph(&self, loaded: &Loaded, reporter: &dyn Reporter) -> Option<UnitGraph> {
-        if self.reuse == Mode::Off {
-            return None;
-        }
-        if loaded.plan.also.is_some() {
-            reporter.event(Event::Diagnostic(MIXED.to_owned()));
-            return None;
-        }
-        unless_it_fails(graph::load(&loaded.plan, &self.paths.graph()), reporter)
+    /// What each cargo invocation would compile.
+    fn graphs(&self, loaded: &Loaded) -> Result<Vec<(Plan, UnitGraph)>> {
+        let graph = |plan: Plan| {
+            let graph = graph::load(&plan, &self.paths.graph())?;
+            Ok((plan, graph))
+        };
+        loaded.plan.parts().into_iter().map(graph).collect()
     }
 
     fn unchanged(&self, state: &State, names: &[String]) -> Option<Report> {
@@ -499,7 +507,11 @@ impl Session {
         }
         let layout = Layout::open(&self.paths.layout())?;
         for service in &remembered.report.services {
-            if !layout.is_named(&service.name, &service.image)? {
+            let is_named = match self.naming {
+                Naming::Service => layout.stands_for(&service.name, &service.image)?,
+                Naming::InIndex => layout.is_named(&service.name, &service.image)?,
+            };
+            if !is_named {
                 return Ok(Some(format!("the layout has another image of {}", service.name)));
             }
         }

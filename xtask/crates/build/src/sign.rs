@@ -10,8 +10,9 @@ use serde_json::json;
 use stdx::Digest;
 use supply::{BUNDLE, SigningKey, Statement, Subject, predicate};
 
+use crate::documents::{Described, Document};
 use crate::platforms::PlatformsReport;
-use crate::report::{BuiltService, Report};
+use crate::report::BuiltService;
 
 /// Annotations by which cosign finds what it looks for.
 ///
@@ -19,23 +20,28 @@ use crate::report::{BuiltService, Report};
 const CONTENT: &str = "dev.sigstore.bundle.content";
 const PREDICATE_TYPE: &str = "dev.sigstore.bundle.predicateType";
 
-/// Signs all images of `report`. `folder` is where [`crate::output_folder`] says.
-pub fn sign(report: &Report, folder: &Path, key: &SigningKey) -> Result<()> {
-    let layout = Layout::open(&report.layout)?;
+/// Signs `images` of the layout in that folder. `folder` is where [`crate::output_folder`] says.
+pub fn sign(
+    layout: &Path,
+    images: impl IntoIterator<Item = Described>,
+    folder: &Path,
+    key: &SigningKey,
+) -> Result<()> {
+    let layout = Layout::open(layout)?;
     let hint = key.public().hint()?;
-    for service in &report.services {
-        let record = folder.join("signatures").join(format!("{}.json", stem(service)));
-        let signed = json!({ "schema": "slipway.signed/1", "key": hint, "image": service.image,
-            "documents": [service.provenance, service.sbom, service.spdx] });
+    for image in images {
+        let record = folder.join("signatures").join(format!("{}.json", stem(&image)));
+        let signed = json!({ "schema": "slipway.signed/1", "key": hint, "image": image.image,
+            "documents": [image.provenance.digest, image.cyclonedx.digest, image.spdx.digest] });
         let signed = stdx::json::canonical(&signed)?;
         if stdx::fs::read_if_exists(&record)?.is_some_and(|known| known == signed)
-            && is_attached(service, &layout)?
+            && is_attached(&image, &layout)?
         {
             continue;
         }
-        for (kind, statement) in statements(service)? {
-            let bundle = attach(&statement, &service.image, key, &layout)?;
-            stdx::fs::write_atomic(&signature(folder, &stem(service), kind), &bundle, 0o644)?;
+        for (kind, statement) in statements(&image)? {
+            let bundle = attach(&statement, &image.image, key, &layout)?;
+            stdx::fs::write_atomic(&signature(folder, &stem(&image), kind), &bundle, 0o644)?;
         }
         stdx::fs::write_atomic(&record, &signed, 0o644)?;
     }
@@ -45,7 +51,7 @@ pub fn sign(report: &Report, folder: &Path, key: &SigningKey) -> Result<()> {
 /// Signs the images of all platforms, and the indexes that list them.
 pub fn sign_platforms(report: &PlatformsReport, folder: &Path, key: &SigningKey) -> Result<()> {
     for report in report.platforms.values() {
-        sign(report, folder, key)?;
+        sign(&report.layout, report.services.iter().map(BuiltService::described), folder, key)?;
     }
     let Some(one) = report.platforms.values().next() else { return Ok(()) };
     let layout = Layout::open(&one.layout)?;
@@ -68,9 +74,9 @@ fn attach(statement: &Statement, subject: &Digest, key: &SigningKey, layout: &La
 }
 
 /// How files about the image of one platform are called.
-fn stem(service: &BuiltService) -> String {
-    let stem = service.provenance_path.file_stem().map(|stem| stem.to_string_lossy().into_owned());
-    stem.unwrap_or_else(|| service.name.clone())
+fn stem(image: &Described) -> String {
+    let stem = image.provenance.path.file_stem().map(|stem| stem.to_string_lossy().into_owned());
+    stem.unwrap_or_else(|| image.name.clone())
 }
 
 /// Where the bundle of a kind lies.
@@ -88,28 +94,31 @@ fn meant(name: &str, image: &Digest) -> Statement {
 }
 
 /// The image itself, how it was built, and what it consists of.
-fn statements(service: &BuiltService) -> Result<[(&'static str, Statement); 4]> {
-    let document = |path: &Path, digest: &Digest| {
-        let bytes = stdx::fs::read(path)?;
-        anyhow::ensure!(Digest::of(&bytes) == *digest, "{} was changed since the build", path.display());
-        serde_json::from_slice(&bytes).with_context(|| format!("{} is damaged", path.display()))
+fn statements(image: &Described) -> Result<[(&'static str, Statement); 4]> {
+    let read = |document: &Document| {
+        let bytes = stdx::fs::read(&document.path)?;
+        let is_same = Digest::of(&bytes) == document.digest;
+        anyhow::ensure!(is_same, "{} was changed since the build", document.path.display());
+        Ok(bytes)
     };
-    let provenance = stdx::fs::read(&service.provenance_path)?;
-    let about = |predicate_type: &str, predicate| Statement {
-        subjects: vec![Subject { name: service.name.clone(), digest: service.image }],
-        predicate_type: predicate_type.to_owned(),
-        predicate,
+    let about = |predicate_type: &str, document: &Document| {
+        let predicate = serde_json::from_slice(&read(document)?);
+        anyhow::Ok(Statement {
+            subjects: vec![Subject { name: image.name.clone(), digest: image.image }],
+            predicate_type: predicate_type.to_owned(),
+            predicate: predicate.with_context(|| format!("{} is damaged", document.path.display()))?,
+        })
     };
     Ok([
-        ("image", meant(&service.name, &service.image)),
-        ("provenance", Statement::parse(&provenance)?),
-        ("cyclonedx", about(predicate::CYCLONEDX, document(&service.sbom_path, &service.sbom)?)),
-        ("spdx", about(predicate::SPDX, document(&service.spdx_path, &service.spdx)?)),
+        ("image", meant(&image.name, &image.image)),
+        ("provenance", Statement::parse(&read(&image.provenance)?)?),
+        ("cyclonedx", about(predicate::CYCLONEDX, &image.cyclonedx)?),
+        ("spdx", about(predicate::SPDX, &image.spdx)?),
     ])
 }
 
 /// Whether the layout still holds a bundle for each statement.
-fn is_attached(service: &BuiltService, layout: &Layout) -> Result<bool> {
-    let bundles = layout.referrers(&service.image)?.into_iter().filter(|one| one.artifact_type == BUNDLE);
+fn is_attached(image: &Described, layout: &Layout) -> Result<bool> {
+    let bundles = layout.referrers(&image.image)?.into_iter().filter(|one| one.artifact_type == BUNDLE);
     Ok(bundles.filter(|one| layout.blob_path(&one.content).is_file()).count() >= 4)
 }

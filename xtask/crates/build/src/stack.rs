@@ -2,7 +2,7 @@
 //! lock file that says which. Nothing of the workspace is compiled for them.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::AtomicBool;
 
@@ -10,20 +10,26 @@ use anyhow::{Context, Result, bail, ensure};
 use base::debian::{self, Lock, PackageRoot, Store, Wanted};
 use base::{Root, Start};
 use oci::{ImageSpec, Layout, Source, Tree};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 use stdx::Digest;
-use supply::{About, Component, Ecosystem, Sbom, Use};
+use supply::{Commit, PACKAGES_TYPE, Resource};
 use workspace::{Base, Settings, StackImage, Workspace};
 
-use crate::event::Reporter;
+use crate::documents::{Described, Document, Documents, Making};
+use crate::event::{Event, Reporter};
+use crate::git::GitState;
 use crate::pack::Packer;
 use crate::plan::{architecture, compression};
 use crate::report::{BuildError, BuiltLayer};
+use crate::root::Brought;
+use crate::sbom;
 use crate::session::Session;
 use crate::store::State;
 
 /// An image of somebody else's program that is in the layout.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct BuiltImage {
     /// Its name in the layout.
     pub name: String,
@@ -33,6 +39,16 @@ pub struct BuiltImage {
     pub image: Digest,
     /// Digest of the SBOM.
     pub sbom: Digest,
+    /// Where the SBOM lies.
+    pub sbom_path: PathBuf,
+    /// Digest of the same as an SPDX document.
+    pub spdx: Digest,
+    /// Where that lies.
+    pub spdx_path: PathBuf,
+    /// Digest of the statement that says how the image was built.
+    pub provenance: Digest,
+    /// Where that lies.
+    pub provenance_path: PathBuf,
     /// How many packages are in it.
     pub packages: usize,
     /// Bytes of all layers as they are kept and sent.
@@ -41,6 +57,48 @@ pub struct BuiltImage {
     pub unpacked_size: u64,
     /// From the lowest to the highest.
     pub layers: Vec<BuiltLayer>,
+}
+
+/// How large an image is.
+#[derive(Clone, Copy)]
+struct Sizes {
+    packages: usize,
+    size: u64,
+    unpacked_size: u64,
+}
+
+impl BuiltImage {
+    fn of(described: Described, version: String, sizes: Sizes, layers: Vec<BuiltLayer>) -> BuiltImage {
+        let Described { name, image, cyclonedx, spdx, provenance } = described;
+        let Sizes { packages, size, unpacked_size } = sizes;
+        BuiltImage {
+            name,
+            version,
+            image,
+            sbom: cyclonedx.digest,
+            sbom_path: cyclonedx.path,
+            spdx: spdx.digest,
+            spdx_path: spdx.path,
+            provenance: provenance.digest,
+            provenance_path: provenance.path,
+            packages,
+            size,
+            unpacked_size,
+            layers,
+        }
+    }
+
+    /// The image and what is said of it.
+    pub fn described(&self) -> Described {
+        let document = |path: &PathBuf, digest| Document { path: path.clone(), digest };
+        Described {
+            name: self.name.clone(),
+            image: self.image,
+            cyclonedx: document(&self.sbom_path, self.sbom),
+            spdx: document(&self.spdx_path, self.spdx),
+            provenance: document(&self.provenance_path, self.provenance),
+        }
+    }
 }
 
 /// What locking changes: a package's versions before and after, by processor and name.
@@ -108,6 +166,7 @@ impl Session {
         for (name, image) in selected {
             let one = self.build_image(name, image, &lock, &state);
             built.push(one.with_context(|| format!("cannot build the image {name}"))?);
+            reporter.event(Event::Packed { service: name.to_owned() });
         }
         let state = state.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
         state.write(&self.paths)?;
@@ -146,53 +205,86 @@ impl Session {
 
         let layout = Layout::create(&self.paths.layout())?;
         let packer = Packer::new(&layout, state, compression(&self.settings));
-        let version = image.base.debian.first().and_then(|first| locked.get(first.as_str()));
+        let asked = &image.base.debian;
+        let version = asked.first().and_then(|first| locked.get(first.as_str()));
         let version = version.map(|package| package.version.clone()).unwrap_or_default();
         let mut spec = spec(name, image, architecture, &version);
-        let mut layers = Vec::new();
-        for (comment, tree) in
-            [("slipway: Debian packages", &packages.tree), ("slipway: files and folders", &own)]
-        {
-            if tree.is_empty() {
-                continue;
-            }
-            let (layer, reused) = packer.layer(name, comment, tree)?;
-            layers.push(BuiltLayer {
-                comment: comment.to_owned(),
-                digest: layer.digest,
-                size: layer.size,
-                reused,
-            });
-            spec.layers.push(layer);
-        }
-        let sbom = supply::cyclonedx(&sbom(name, &version, &packages.components))?;
+        let layers = pack(&packer, name, &mut spec, [&packages.tree, &own])?;
         let made = spec.to_image()?;
-        let built = BuiltImage {
-            name: name.to_owned(),
-            version,
-            image: made.digest(),
-            sbom: layout.put(&sbom)?,
-            packages: locked.len(),
-            size: layers.iter().map(|layer| layer.size).sum(),
-            unpacked_size: spec.layers.iter().map(|layer| layer.unpacked_size).sum(),
-            layers,
-        };
-        stdx::fs::write_atomic(&self.paths.sbom(name, None), &sbom, 0o644)?;
+        let vendor = self.settings.image.vendor.as_deref();
+        let mut sbom = sbom::of_packages(name, &version, created(), vendor);
+        Brought::packages(&packages, asked).describe(&mut sbom);
+        sbom.about.layers = spec.layers.iter().map(|layer| layer.digest).collect();
+        let documents = Documents::of(self.making(name, image, &target, made.digest())?, &sbom)?;
+        let described = documents.beside(name, made.digest(), &self.paths, None);
         made.write(name, &layout)?;
-        Ok(built)
+        publish(&documents, &described, &layout)?;
+        let size = layers.iter().map(|layer| layer.size).sum();
+        let unpacked_size = spec.layers.iter().map(|layer| layer.unpacked_size).sum();
+        Ok(BuiltImage::of(described, version, Sizes { packages: locked.len(), size, unpacked_size }, layers))
     }
 
-    /// The name under which an engine has the image.
-    pub fn image_reference(&self, image: &BuiltImage) -> String {
-        let plain = |c: char| if c.is_ascii_alphanumeric() || "._-".contains(c) { c } else { '_' };
-        let tag: String = image.version.chars().map(plain).collect();
-        format!("{}{}:{tag}", self.settings.image.prefix, image.name)
+    /// What is said of how the image is made: all that was asked for, and where that stood.
+    fn making<'a>(
+        &'a self,
+        name: &'a str,
+        image: &StackImage,
+        target: &str,
+        digest: Digest,
+    ) -> Result<Making<'a>> {
+        let external =
+            [("image", json!(name)), ("target", json!(target)), ("definition", serde_json::to_value(image)?)];
+        let environment = json!({ "SOURCE_DATE_EPOCH": created().to_string() });
+        let internal = [
+            ("compression", serde_json::to_value(compression(&self.settings))?),
+            ("environment", environment),
+            ("format", json!(oci::FORMAT)),
+        ];
+        let named = |(name, value): (&str, Value)| (name.to_owned(), value);
+        let commit = |git: &GitState| {
+            let GitState { revision, dirty, doubts } = git.clone();
+            Resource::of_commit(&Commit { revision, dirty, repository: None, doubts })
+        };
+        let lock = Digest::of(stdx::fs::read(&self.root.join(Lock::FILE))?);
+        let sources = self.git.iter().map(commit).chain([Resource::of_digest(Lock::FILE, &lock)]);
+        Ok(Making {
+            build_type: PACKAGES_TYPE,
+            name,
+            image: digest,
+            builder: self.settings.signing.builder.as_deref(),
+            external: external.into_iter().map(named).collect(),
+            internal: internal.into_iter().map(named).collect(),
+            sources: sources.collect(),
+        })
     }
 
     /// Where the images are.
     pub fn layout(&self) -> std::path::PathBuf {
         self.paths.layout()
     }
+}
+
+/// Packs the trees of the image, from the lowest.
+fn pack(packer: &Packer<'_>, name: &str, spec: &mut ImageSpec, trees: [&Tree; 2]) -> Result<Vec<BuiltLayer>> {
+    let comments = ["slipway: Debian packages", "slipway: files and folders"];
+    let mut layers = Vec::new();
+    for (comment, tree) in comments.into_iter().zip(trees).filter(|(_, tree)| !tree.is_empty()) {
+        let (layer, reused) = packer.layer(name, comment, tree)?;
+        let (digest, size) = (layer.digest, layer.size);
+        layers.push(BuiltLayer { comment: comment.to_owned(), digest, size, reused });
+        spec.layers.push(layer);
+    }
+    Ok(layers)
+}
+
+/// Attaches what is said of the image. No release names these documents: what was said of another build of the same bits, at
+/// another commit, has had its time.
+fn publish(documents: &Documents, described: &Described, layout: &Layout) -> Result<()> {
+    let attached = layout.referrers(&described.image)?;
+    if !attached.iter().any(|one| one.content == described.provenance.digest) {
+        layout.detach(&described.image)?;
+    }
+    documents.publish(described, layout)
 }
 
 /// What an image has beside its packages.
@@ -230,13 +322,18 @@ fn prove(
     Err(BuildError::CannotStart { image: name.to_owned(), problems }.into())
 }
 
+/// When the images say that they were made, in seconds since 1970.
+fn created() -> i64 {
+    let fixed = std::env::var("SOURCE_DATE_EPOCH").ok().and_then(|text| text.parse().ok());
+    fixed.unwrap_or(CREATED)
+}
+
 fn spec(name: &str, image: &StackImage, architecture: &str, version: &str) -> ImageSpec {
     let mut env = BTreeMap::from([
         ("PATH".to_owned(), PATH.to_owned()),
         ("SSL_CERT_FILE".to_owned(), base::CA_BUNDLE.to_owned()),
     ]);
     env.extend(image.env.clone());
-    let fixed = std::env::var("SOURCE_DATE_EPOCH").ok().and_then(|text| text.parse().ok());
     let mut labels = BTreeMap::from([
         ("org.opencontainers.image.title".to_owned(), name.to_owned()),
         ("org.opencontainers.image.version".to_owned(), version.to_owned()),
@@ -244,9 +341,10 @@ fn spec(name: &str, image: &StackImage, architecture: &str, version: &str) -> Im
     labels.extend(image.labels.clone());
     ImageSpec {
         architecture: architecture.to_owned(),
-        created: stdx::time::rfc3339(fixed.unwrap_or(CREATED)),
+        created: stdx::time::rfc3339(created()),
         layers: vec![],
         entrypoint: image.entrypoint.clone(),
+        cmd: image.cmd.clone(),
         env,
         user: format!("{0}:{0}", image.user.id),
         working_dir: "/".to_owned(),
@@ -255,26 +353,6 @@ fn spec(name: &str, image: &StackImage, architecture: &str, version: &str) -> Im
         stop_signal: image.stop_signal.clone(),
         health_check: None,
         labels,
-    }
-}
-
-fn sbom(name: &str, version: &str, components: &[Component]) -> Sbom {
-    let subject = Component {
-        ecosystem: Ecosystem::Generic,
-        name: name.to_owned(),
-        version: version.to_owned(),
-        usage: Use::Linked,
-        licence: None,
-        hash: None,
-        description: Some("An image of Debian packages".to_owned()),
-    };
-    let purls = components.iter().map(Component::purl).collect();
-    Sbom {
-        edges: BTreeMap::from([(subject.purl(), purls)]),
-        components: components.iter().cloned().collect(),
-        subject,
-        about: About::default(),
-        tool_version: env!("CARGO_PKG_VERSION").to_owned(),
     }
 }
 

@@ -9,15 +9,15 @@ use std::time::SystemTime;
 use anyhow::{Context, Result};
 
 use crate::fresh::{Inputs, Stamp, nanoseconds};
-use crate::plan::Plan;
 use crate::store::State;
 
-/// Removes the fingerprints of local packages that Cargo could take for fresh by mistake, and notes in `state` what Cargo is
+/// Removes from Cargo's `folders` the fingerprints of local packages that Cargo could take for fresh by mistake, and notes in `state` what Cargo is
 /// going to see. `members` are folders and names of local packages, `vendored` those of others
 /// that can be edited, `linked` files of the C toolchain that Cargo does not know
-/// of. The state must be written before Cargo runs. It is one state for all targets, so the fingerprints of all of them go.
+/// of. The state must be written before Cargo runs. It is one state for all targets and
+/// ways of linking, so the fingerprints of all of them go.
 pub(crate) fn forget(
-    plan: &Plan,
+    folders: &[PathBuf],
     state: &mut State,
     inputs: &Inputs,
     members: &[(PathBuf, String)],
@@ -31,7 +31,7 @@ pub(crate) fn forget(
         packages.extend(members.iter().map(|(_, name)| name.clone()));
         packages.extend(relinked);
     }
-    for folder in plan.all_profile_folders() {
+    for folder in folders {
         for entry in std::fs::read_dir(folder.join(".fingerprint")).into_iter().flatten().flatten() {
             let name = entry.file_name();
             // `<package>-<hash>`

@@ -71,6 +71,13 @@ pub(crate) fn open_written(root: &Path, settings: &CacheSettings, mode: Mode) ->
     open_remote(root, remote)
 }
 
+/// Refuses to read from a store that others share where there is none, or settings do not allow it.
+pub(crate) fn require_read(settings: &CacheSettings) -> Result<()> {
+    let remote = settings.remote.as_ref().context("slipway.yaml names no cache.remote")?;
+    ensure!(remote.read, "cache.remote.read in slipway.yaml is false");
+    Ok(())
+}
+
 /// The store that others share, as settings name it.
 pub(crate) fn open_remote(root: &Path, remote: &RemoteCache) -> Result<Box<dyn Store>> {
     match (&remote.registry, &remote.folder) {

@@ -16,6 +16,7 @@ use crate::event::{Event, Reporter};
 use crate::fresh::{Inputs, Sources};
 use crate::inputs::Observed;
 use crate::plan::{Plan, ServicePlan};
+use crate::record::Last;
 use crate::report::{BuildError, Report};
 use crate::reuse::{Hit, Reuse};
 use crate::session::{Loaded, Session, unless_it_fails};
@@ -28,8 +29,8 @@ pub(crate) struct Work<'a> {
     pub(crate) loaded: &'a Loaded,
     pub(crate) reporter: &'a dyn Reporter,
     pub(crate) interrupted: &'a AtomicBool,
-    /// `None` where nothing is to be reused.
-    pub(crate) reuse: Option<Reuse<'a>>,
+    /// One for each cargo invocation; none where nothing is to be reused.
+    pub(crate) reuse: Vec<Reuse<'a>>,
     pub(crate) begun: SystemTime,
 }
 
@@ -53,12 +54,13 @@ pub(crate) struct Read {
 impl Work<'_> {
     /// Binaries from stores where they have them, and one run of Cargo for all others.
     pub(crate) fn make(&mut self, state: &mut State, inputs: &Inputs) -> Result<Made> {
-        let hits = self.reuse.as_mut().map(|reuse| reuse.restore_services(inputs));
-        let hits = hits.map(|hits| unless_it_fails(hits, self.reporter));
-        if hits == Some(None) {
-            self.reuse = None;
+        let hits: Result<Vec<_>> =
+            self.reuse.iter_mut().map(|reuse| reuse.restore_services(inputs)).collect();
+        let hits = unless_it_fails(hits, self.reporter);
+        if hits.is_none() {
+            self.reuse.clear();
         }
-        let hits = hits.flatten().unwrap_or_default();
+        let hits: BTreeMap<String, Hit> = hits.into_iter().flatten().flatten().collect();
         let services = &self.loaded.plan.services;
         let missing: BTreeSet<&str> = services
             .iter()
@@ -83,25 +85,28 @@ impl Work<'_> {
     }
 
     fn compile(&mut self, plan: &Plan, state: &mut State, given: &Inputs) -> Result<Compiled> {
-        if let Some(reuse) = &mut self.reuse {
-            let services: Vec<&ServicePlan> = plan.services.iter().collect();
-            if unless_it_fails(reuse.restore_dependencies(&services, given), self.reporter) == Some(true) {
+        let names = names(plan);
+        for reuse in &mut self.reuse {
+            if unless_it_fails(reuse.restore_dependencies(&names, given), self.reporter) == Some(true) {
                 // Nobody has seen what is in Cargo's folder now: whatever it has of ours is forgotten.
                 state.seen.clear();
                 state.restored = true;
             }
-        } else if state.restored && self.session.is_from_sources() {
+        }
+        if state.restored && self.session.is_from_sources() {
             self.reporter.event(Event::Diagnostic(
                 "compiled dependencies here came from a cache: compiling them again".to_owned(),
             ));
-            stdx::fs::remove_dir_all(&plan.build_dir)?;
+            // That of both ways of linking: nothing is known of which it was.
+            stdx::fs::remove_dir_all(&self.session.build_dir())?;
             state.seen.clear();
             state.restored = false;
         }
         let loaded = self.loaded;
         let linked = loaded.identity().files.keys().chain(&loaded.runtime).chain(&loaded.named);
         let linked = linked.cloned().collect();
-        stale::forget(plan, state, given, &loaded.members, &loaded.vendored, &linked)?;
+        let folders = plan.all_profile_folders(&self.session.build_dir());
+        stale::forget(&folders, state, given, &loaded.members, &loaded.vendored, &linked)?;
         state.write(&self.session.paths)?;
         self.reporter.event(Event::CompileStarted { units: state.units });
         let compiled = compile(plan, self.reporter, self.interrupted);
@@ -179,15 +184,20 @@ impl Work<'_> {
         }
         let is_known = made.asked.is_none() || observed.is_some();
         let holds = is_known && inputs.touched_since(self.begun).is_empty();
-        if let Some(mut reuse) = self.reuse {
+        let mut known = Last::load(&self.session.paths);
+        let is_reused = !self.reuse.is_empty();
+        for mut reuse in self.reuse {
             reuse.note_hits(&made.hits);
-            if let (Some((plan, _)), Some(observed), true) = (&made.asked, &observed, holds) {
-                reuse.keep(&plan.services.iter().collect::<Vec<_>>(), &inputs, observed, &made.compiled)?;
+            if let (Some((plan, _)), true) = (&made.asked, holds) {
+                reuse.keep(&names(plan), &inputs, self.loaded, &made.compiled)?;
             }
             reuse.tell_packed(&report.services, &state.trees);
             let (last, actions) = reuse.finish();
-            report.actions = actions;
-            last.write(&self.session.paths)?;
+            report.actions.extend(actions);
+            known.merge(last);
+        }
+        if is_reused {
+            known.write(&self.session.paths)?;
         }
         if holds {
             let files = outputs(&report.services, self.loaded.plan.platform.as_deref(), &self.session.paths)?
@@ -198,4 +208,8 @@ impl Work<'_> {
         }
         state.write(&self.session.paths)
     }
+}
+
+fn names(plan: &Plan) -> BTreeSet<&str> {
+    plan.services.iter().map(|service| service.name.as_str()).collect()
 }

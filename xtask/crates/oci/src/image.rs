@@ -25,6 +25,8 @@ pub struct ImageSpec {
     pub layers: Vec<Layer>,
     /// Command that always runs; an absolute path first.
     pub entrypoint: Vec<String>,
+    /// Arguments after it, which whoever starts the image may replace.
+    pub cmd: Vec<String>,
     /// Environment of the process.
     pub env: BTreeMap<String, String>,
     /// `uid:gid`.
@@ -92,6 +94,9 @@ impl ImageSpec {
             config = config.exposed_ports(
                 self.exposed_ports.iter().map(|port| format!("{port}/tcp")).collect::<Vec<_>>(),
             );
+        }
+        if !self.cmd.is_empty() {
+            config = config.cmd(self.cmd.clone());
         }
         if !self.volumes.is_empty() {
             config = config.volumes(self.volumes.clone());
@@ -200,6 +205,7 @@ mod tests {
             created: "2026-01-02T03:04:05Z".into(),
             layers: vec![layer],
             entrypoint: vec!["/app/api".into()],
+            cmd: vec![],
             env: pairs(&[("Z", "1"), ("A", "2")]),
             user: "10001:10001".into(),
             working_dir: "/".into(),

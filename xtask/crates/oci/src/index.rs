@@ -100,6 +100,11 @@ impl Layout {
         Ok(common.unwrap_or_default())
     }
 
+    /// Whether `name` stands for this very document.
+    pub fn stands_for(&self, name: &str, image: &Digest) -> Result<bool> {
+        Ok(self.tags()?.iter().any(|tagged| tagged.name == name && tagged.digest == *image))
+    }
+
     /// Whether `name` stands for this image, alone or among those of an index.
     pub fn is_named(&self, name: &str, image: &Digest) -> Result<bool> {
         let Some(tagged) = self.tags()?.into_iter().find(|tagged| tagged.name == name) else {

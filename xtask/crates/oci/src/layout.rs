@@ -187,6 +187,13 @@ impl Layout {
         Ok(Referrer { digest, size, artifact_type: artifact_type.to_owned(), annotations, content: document })
     }
 
+    /// Takes everything off the manifest `subject` that is attached to it. The blobs stay until they are pruned.
+    pub fn detach(&self, subject: &Digest) -> Result<()> {
+        let gone: Vec<Key> =
+            self.referrers(subject)?.iter().map(|one| Key::Artifact(one.digest.to_string())).collect();
+        self.change_index(|index| index.retain(|key, _| !gone.contains(key)))
+    }
+
     /// What is attached to the manifest `subject`, in order of digests.
     pub fn referrers(&self, subject: &Digest) -> Result<Vec<Referrer>> {
         let mut found = Vec::new();
@@ -341,6 +348,13 @@ mod tests {
         assert_eq!(layout.referrers(&subject).unwrap(), [attached]);
         assert_eq!(layout.referrers(&other).unwrap(), []);
         assert_eq!(layout.tags().unwrap(), [Tagged { name: "api".into(), digest: subject }]);
+        let kept = layout.attach(&other, "application/spdx+json", b"one", annotations.clone()).unwrap();
+        layout.detach(&subject).unwrap();
+        assert_eq!(
+            (layout.referrers(&subject).unwrap(), layout.referrers(&other).unwrap()),
+            (vec![], vec![kept])
+        );
+        assert_eq!(layout.tags().unwrap().len(), 1);
     }
 
     #[test]

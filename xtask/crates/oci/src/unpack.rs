@@ -281,6 +281,7 @@ pub(crate) mod tests {
             created: "1970-01-01T00:00:00Z".into(),
             layers,
             entrypoint: vec!["/app/run".into()],
+            cmd: vec![],
             env: [("A".to_owned(), "b=c".to_owned())].into(),
             user: "10001:10001".into(),
             working_dir: "/app".into(),

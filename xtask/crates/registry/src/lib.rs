@@ -23,6 +23,7 @@ mod reference;
 mod referrers;
 mod repository;
 mod retry;
+mod said;
 mod tls;
 mod upload;
 
@@ -33,6 +34,7 @@ pub use pull::{pull, pull_with};
 pub use push::{Plan, PlannedBlob, Push, Pushed, push};
 pub use reference::{ParseReferenceError, Reference};
 pub use repository::{Manifest, Registry, Repository};
+pub use said::{ByContent, Says};
 
 /// Takes what happens during a transfer, from several threads.
 pub trait Progress: Sync {

@@ -16,6 +16,7 @@ use crate::client::Source;
 use crate::document::{Descriptor, Document};
 use crate::reference::Reference;
 use crate::repository::{Registry, Repository};
+use crate::said::{ByContent, Says, leave_out};
 
 /// An index may name indexes, and not for ever.
 const MAX_DEPTH: usize = 4;
@@ -36,6 +37,8 @@ pub struct Push<'a> {
     pub to: &'a Reference,
     /// Further tags.
     pub tags: &'a [String],
+    /// Tells what documents say: what is attached there already in other words is not attached again.
+    pub says: &'a dyn Says,
 }
 
 /// What a push did.
@@ -82,20 +85,20 @@ pub struct PlannedBlob {
 }
 
 /// A manifest with what must be there before it.
-struct Node {
-    digest: Digest,
-    bytes: Vec<u8>,
-    document: Document,
+pub(crate) struct Node {
+    pub(crate) digest: Digest,
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) document: Document,
     /// What an index lists.
-    children: Vec<Node>,
+    pub(crate) children: Vec<Node>,
     /// Manifests that are about it.
-    referrers: Vec<Node>,
+    pub(crate) referrers: Vec<Node>,
 }
 
 /// Sends the image or index `image` of `layout`, and all that is attached to it and its parts.
 pub fn push(layout: &Layout, image: &Digest, to: &Reference, progress: &dyn Progress) -> Result<Pushed> {
     let registry = Registry::connect(&to.host)?;
-    Push { registry: &registry, layout, image, to, tags: &[] }.run(progress)
+    Push { registry: &registry, layout, image, to, tags: &[], says: &ByContent }.run(progress)
 }
 
 impl Push<'_> {
@@ -104,8 +107,8 @@ impl Push<'_> {
     /// # Errors
     /// When the layout does not have what the image names, or the registry cannot be asked.
     pub fn plan(&self) -> Result<Plan> {
-        let root = self.node(self.image, MAX_DEPTH)?;
         let repository = self.repository();
+        let (root, is_unchanged) = self.root(&repository)?;
         let mut blobs = Vec::new();
         for blob in blobs_of(&root) {
             let place = repository.place_of(&blob.digest);
@@ -116,7 +119,7 @@ impl Push<'_> {
             };
             blobs.push(PlannedBlob { digest: blob.digest, size: blob.size, transfer });
         }
-        Ok(Plan { is_unchanged: self.is_unchanged(&root)?, blobs })
+        Ok(Plan { is_unchanged, blobs })
     }
 
     /// Sends what is missing.
@@ -131,12 +134,12 @@ impl Push<'_> {
     }
 
     fn bring(&self, progress: &dyn Progress) -> Result<Pushed> {
-        let root = self.node(self.image, MAX_DEPTH)?;
         let repository = self.repository();
+        let (root, is_unchanged) = self.root(&repository)?;
         let mut pushed = Pushed { digest: Some(root.digest), ..Pushed::default() };
         pushed.referrers = count_referrers(&root);
         let blobs = blobs_of(&root);
-        if self.is_unchanged(&root)? {
+        if is_unchanged {
             for blob in &blobs {
                 repository.note(&blob.digest);
                 pushed.present += 1;
@@ -159,6 +162,18 @@ impl Push<'_> {
                 Err(error) => return Err(error),
             }
         }
+    }
+
+    /// The image with what is to be attached to it, and whether the registry has all of it.
+    fn root(&self, repository: &Repository) -> Result<(Node, bool)> {
+        let mut root = self.node(self.image, MAX_DEPTH)?;
+        if self.is_unchanged(&root)? {
+            return Ok((root, true));
+        }
+        let before = count_referrers(&root);
+        leave_out(repository, self.layout, &mut root, self.says)?;
+        let is_unchanged = count_referrers(&root) < before && self.is_unchanged(&root)?;
+        Ok((root, is_unchanged))
     }
 
     /// Sends the manifests and sets the tags, and gives the bytes.

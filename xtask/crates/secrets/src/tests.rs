@@ -289,6 +289,7 @@ fn images_are_searched_in_every_layer_and_in_their_environment() {
         created: "1970-01-01T00:00:00Z".into(),
         layers,
         entrypoint: vec!["/app/run".into()],
+        cmd: vec![],
         env: env.into(),
         user: "1:1".into(),
         working_dir: "/".into(),

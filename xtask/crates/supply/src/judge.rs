@@ -194,6 +194,10 @@ fn provenance(statement: &Statement, expected: &Expected) -> Result<(Provenance,
         let found = service.map_or_else(|| "no service".to_owned(), |name| format!("`{}`", shown(name)));
         return Err(format!("it is of {found}, not of `{wanted}`"));
     }
+    // The same key signs both, and a name says nothing of which it is.
+    if expected.release.is_some() && provenance.is_of_packages() {
+        return Err("it is of an image of packages, and a release names services".to_owned());
+    }
     let builder = &provenance.run_details.builder.id;
     if let Some(wanted) = expected.builder.as_ref().filter(|wanted| *wanted != builder) {
         return Err(format!("it was built by `{}`, not by `{wanted}`", shown(builder)));

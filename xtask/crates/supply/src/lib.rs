@@ -24,7 +24,8 @@ pub use cyclonedx::{Sbom, cyclonedx};
 pub use judge::{Attached, Check, Expected, Named, Outcome, Verdict, judge, judge_index};
 pub use key::{PublicKey, SigningKey};
 pub use provenance::{
-    BUILD_TYPE, Builder, Commit, Definition, LOCAL_BUILDER, Provenance, Resource, Run, dependencies,
+    BUILD_TYPE, Builder, Commit, Definition, LOCAL_BUILDER, PACKAGES_TYPE, Provenance, Resource, Run,
+    dependencies,
 };
 pub use spdx::spdx;
 pub use statement::{Statement, Subject, predicate};

@@ -17,6 +17,8 @@ use crate::cyclonedx::Sbom;
 
 /// How parameters and dependencies of our builds are to be read.
 pub const BUILD_TYPE: &str = "urn:slipway:build:1";
+/// The same for images of other people's programs, for which nothing is compiled.
+pub const PACKAGES_TYPE: &str = "urn:slipway:packages:1";
 /// A builder that nobody vouches for: whoever had the key.
 pub const LOCAL_BUILDER: &str = "urn:slipway:builder:local";
 /// The annotation of the source that says why it does not count as what the commit holds.
@@ -38,7 +40,7 @@ pub struct Provenance {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Definition {
-    /// [`BUILD_TYPE`].
+    /// [`BUILD_TYPE`] or [`PACKAGES_TYPE`].
     pub build_type: String,
     /// What whoever asked for the build chose.
     pub external_parameters: BTreeMap<String, Value>,
@@ -118,8 +120,8 @@ impl Provenance {
         let provenance = Provenance::deserialize(predicate).context("not a SLSA provenance of version 1")?;
         let found = &provenance.build_definition.build_type;
         ensure!(
-            found == BUILD_TYPE,
-            "it is of the build type `{}`, and this program reads `{BUILD_TYPE}`",
+            [BUILD_TYPE, PACKAGES_TYPE].contains(&found.as_str()),
+            "it is of the build type `{}`, and this program reads `{BUILD_TYPE}` and `{PACKAGES_TYPE}`",
             crate::statement::shown(found)
         );
         Ok(provenance)
@@ -140,9 +142,15 @@ impl Provenance {
         })
     }
 
-    /// The service that was built.
+    /// The service that was built, or the image of packages.
     pub fn service(&self) -> Option<&str> {
-        self.build_definition.external_parameters.get("service")?.as_str()
+        let parameter = if self.is_of_packages() { "image" } else { "service" };
+        self.build_definition.external_parameters.get(parameter)?.as_str()
+    }
+
+    /// Whether it is an image of other people's programs, made of packages.
+    pub fn is_of_packages(&self) -> bool {
+        self.build_definition.build_type == PACKAGES_TYPE
     }
 
     /// The digest of the SBOM of this media type that came out of the build.

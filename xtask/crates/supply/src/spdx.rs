@@ -121,7 +121,7 @@ pub fn spdx(sbom: &Sbom) -> Result<Vec<u8>> {
         creation_info: CreationInfo {
             created: time::rfc3339(sbom.about.created),
             creators: vendor.chain([tool]).collect(),
-            comment: "made while the image was built, from what was really compiled",
+            comment: "made while the image was built, from what was really compiled or unpacked",
         },
         has_extracted_licensing_infos: extracted(sbom),
         relationships: relationships(sbom, &components),

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
-use ::build::{Circumstance, Difference, ImageAt, Request, SOURCE_DATE_EPOCH, Session};
+use ::build::{Circumstance, Difference, ImageAt, Request, SOURCE_DATE_EPOCH, Session, What};
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use stdx::Digest;
@@ -48,13 +48,18 @@ pub(crate) fn rebuild(
     secret: Option<&str>,
     interrupted: &AtomicBool,
 ) -> Result<Rebuilt> {
-    let commit = commit(provenance).or_exit(Code::NotReproducible)?;
-    let service = service(provenance).or_exit(Code::NotReproducible)?;
-    let platform = platform(provenance).or_exit(Code::NotReproducible)?;
+    // What cannot be built again was not found to differ: it cannot be judged.
+    let commit = commit(provenance).or_exit(Code::Configuration)?;
+    let service =
+        provenance.service().context("the provenance names no service").or_exit(Code::Configuration)?;
+    let service = service.to_owned();
+    let platform = platform(provenance).or_exit(Code::Configuration)?;
     let program = std::env::current_exe().context("cannot find this program itself")?;
     let names = [service.clone()];
     let progress = Progress::new();
+    let what = if provenance.is_of_packages() { What::Packages } else { What::Services };
     let rebuilt = ::build::rebuild(&Request {
+        what,
         program: &program,
         root,
         commit: Some(&commit.revision),
@@ -67,7 +72,7 @@ pub(crate) fn rebuild(
     });
     progress.finish();
     let rebuilt = rebuilt?;
-    let found = rebuilt.report.services.iter().find(|built| built.name == service);
+    let found = rebuilt.images.iter().find(|built| built.name == service);
     let found = found.with_context(|| format!("building again gave no image of {service}"))?;
     let (mut difference, mut others) = (None, Vec::new());
     if found.image != source.image() {
@@ -77,7 +82,9 @@ pub(crate) fn rebuild(
         let first = BTreeMap::from([(service.as_str(), ImageAt { layout: &layout, image: source.image() })]);
         let is_built_here = ::build::layout(root).is_ok_and(|built| built == layout);
         let session = Session::open_platform(root, platform).or_exit(Code::Configuration)?;
-        let here = is_built_here.then(|| session.plan_at(&commit.revision, &names)).transpose();
+        let here = (is_built_here && what == What::Services)
+            .then(|| session.plan_at(&commit.revision, &names))
+            .transpose();
         let compared = rebuilt.compare(&first, here.or_exit(Code::Configuration)?.flatten().as_ref())?;
         difference = compared.into_iter().next().and_then(|service| service.difference);
         ensure!(difference.is_some(), "two images with different digests do not differ");
@@ -95,11 +102,6 @@ fn commit(provenance: &Provenance) -> Result<Commit> {
         "the image was built from a work tree with changes that the commit does not hold: nobody can build it again"
     );
     Ok(commit)
-}
-
-fn service(provenance: &Provenance) -> Result<String> {
-    let service = provenance.build_definition.external_parameters.get("service").and_then(Value::as_str);
-    Ok(service.context("the provenance names no service")?.to_owned())
 }
 
 /// The platform that was built for.

@@ -59,6 +59,7 @@ fn spec(layers: Vec<Layer>) -> ImageSpec {
         created: "2026-01-01T00:00:00Z".into(),
         layers,
         entrypoint: vec!["/app/api".into()],
+        cmd: vec![],
         env: [("TOKEN_TTL".to_owned(), "5".to_owned())].into(),
         user: "10001:10001".into(),
         working_dir: "/".into(),

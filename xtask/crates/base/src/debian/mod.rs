@@ -4,6 +4,7 @@
 mod apt;
 mod control;
 pub(crate) mod deb;
+mod depends;
 #[cfg(fuzzing)]
 #[doc(hidden)]
 pub mod fuzzing;
@@ -15,7 +16,7 @@ mod resolve;
 mod tree;
 mod version;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
@@ -31,6 +32,7 @@ pub use lock::{Lock, LockedPackage, LockedRoot, Suite, Wanted};
 pub use version::compare;
 
 use deb::Content;
+use depends::Described;
 
 /// Packages on this machine, for all workspaces: files by digest, so that nothing in it can be stale.
 #[derive(Debug, Clone)]
@@ -45,6 +47,8 @@ pub struct PackageRoot {
     pub tree: Tree,
     /// What they are, for the SBOM.
     pub components: Vec<Component>,
+    /// Which of them need which others, by package URL.
+    pub edges: BTreeMap<String, BTreeSet<String>>,
 }
 
 impl PackageRoot {
@@ -67,7 +71,32 @@ impl PackageRoot {
         for folder in ["run", "var/tmp", "var/log"] {
             tree.dir(folder, if folder == "var/tmp" { 0o1777 } else { 0o755 }, 0)?;
         }
-        Ok(PackageRoot { tree, components: self.components })
+        Ok(PackageRoot { tree, ..self })
+    }
+
+    /// Package URLs of what was asked for by name, and of what none of that leads to: a root can leave out what stands between.
+    pub fn direct(&self, asked: &[String]) -> BTreeSet<String> {
+        let is_asked = |component: &&Component| asked.contains(&component.name);
+        let mut direct: BTreeSet<String> =
+            self.components.iter().filter(is_asked).map(Component::purl).collect();
+        let mut reached = BTreeSet::new();
+        direct.iter().for_each(|purl| self.reach(purl, &mut reached));
+        for purl in self.components.iter().map(Component::purl) {
+            if !reached.contains(&purl) {
+                self.reach(&purl, &mut reached);
+                direct.insert(purl);
+            }
+        }
+        direct
+    }
+
+    fn reach(&self, from: &str, reached: &mut BTreeSet<String>) {
+        let mut todo = vec![from];
+        while let Some(purl) = todo.pop() {
+            if reached.insert(purl.to_owned()) {
+                todo.extend(self.edges.get(purl).into_iter().flatten().map(String::as_str));
+            }
+        }
     }
 }
 
@@ -187,9 +216,12 @@ impl Store {
             contents.insert(*name, content);
         }
         let tree = tree::tree(&contents, drop, &self.files())?;
-        let components =
-            packages.iter().map(|(name, package)| self.component(lock, name, package, &tree)).collect();
-        Ok(PackageRoot { tree, components })
+        let components: BTreeMap<&str, Component> = packages
+            .iter()
+            .map(|(name, package)| (*name, self.component(lock, name, package, &tree)))
+            .collect();
+        let edges = edges(packages, &contents, &components)?;
+        Ok(PackageRoot { tree, components: components.into_values().collect(), edges })
     }
 
     /// What is in a package; it is unpacked at most once, and again where a file of it is damaged.
@@ -241,4 +273,21 @@ impl Store {
             description: None,
         }
     }
+}
+
+/// Which packages need which others, by package URL.
+fn edges(
+    packages: &BTreeMap<&str, &LockedPackage>,
+    contents: &BTreeMap<&str, Content>,
+    components: &BTreeMap<&str, Component>,
+) -> Result<BTreeMap<String, BTreeSet<String>>> {
+    let described = packages.iter().filter_map(|(name, package)| {
+        let control = &contents.get(name)?.control;
+        Some((*name, Described { version: &package.version, control }))
+    });
+    let purl = |name: &str| components.get(name).map(Component::purl);
+    let needs = depends::needs(&described.collect())?;
+    let edge =
+        |(from, to): (&str, BTreeSet<&str>)| Some((purl(from)?, to.into_iter().filter_map(purl).collect()));
+    Ok(needs.into_iter().filter_map(edge).collect())
 }

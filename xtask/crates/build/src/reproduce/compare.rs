@@ -145,6 +145,7 @@ mod tests {
             created: "1970-01-01T00:00:00Z".into(),
             layers: vec![layer],
             entrypoint: vec!["/app/text".into()],
+            cmd: vec![],
             env: BTreeMap::new(),
             user: "1:1".into(),
             working_dir: "/".into(),

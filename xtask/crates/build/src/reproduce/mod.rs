@@ -31,8 +31,10 @@ pub use setting::Circumstance;
 
 use crate::compile::interrupt_when_asked;
 use crate::event::{Event, Reporter};
-use crate::report::{BuildError, Report};
+use crate::git::GitState;
+use crate::report::{BuildError, BuiltService, Report};
 use crate::session::{Loaded, Naming, Session, elapsed_ms};
+use crate::stack::BuiltImage;
 use compare::Place;
 use made::{Culprit, Evidence, Made, Sides};
 use setting::{Here, Means, Places, Setting};
@@ -40,8 +42,19 @@ use setting::{Here, Means, Places, Setting};
 /// Beyond what the first build left: a layout, registry sources, and room to breathe.
 const SPARE: u64 = 512 << 20;
 
+/// Which images are built again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum What {
+    /// Those of services.
+    Services,
+    /// Those of `images:`, made of packages.
+    Packages,
+}
+
 /// A build to be done again.
 pub struct Request<'a> {
+    /// Which images.
+    pub what: What,
     /// This very tool, which is started in the other setting.
     pub program: &'a Path,
     /// Folder of the workspace.
@@ -52,7 +65,7 @@ pub struct Request<'a> {
     pub epoch: Option<&'a str>,
     /// The platform to build for; what the sources ask for where `None`.
     pub platform: Option<Platform>,
-    /// Services to build; all where empty.
+    /// Services or images to build; all where empty.
     pub services: &'a [String],
     /// The variable that holds the signing key: the second build signs nothing and has no use for it.
     pub secret: Option<&'a str>,
@@ -66,9 +79,11 @@ pub struct Request<'a> {
 #[derive(Debug)]
 pub struct Rebuilt {
     /// What it gave.
-    pub report: Report,
+    pub images: Vec<ImageAgain>,
     /// In which circumstances.
     pub circumstances: Vec<Circumstance>,
+    layout: PathBuf,
+    revision: Option<String>,
     setting: Setting,
     here: Here,
     places: Places,
@@ -76,6 +91,17 @@ pub struct Rebuilt {
     /// What comes after `build` on the command line.
     args: Vec<String>,
     folders: Folders,
+}
+
+/// An image that was built again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ImageAgain {
+    /// Name of the service or image.
+    pub name: String,
+    /// Digest of the manifest.
+    pub image: Digest,
+    /// Where the statement lies that says how.
+    pub provenance_path: PathBuf,
 }
 
 /// What two builds made on their way.
@@ -168,10 +194,17 @@ pub fn rebuild(request: &Request<'_>) -> Result<Rebuilt> {
     }
     let args = args(request, &places.root).map_err(refused)?;
     // Images are compared, and signatures never change them; the key may well not be in the copy.
-    let words = ["build", "--json", "--unsigned"].into_iter().chain(args.iter().map(String::as_str));
+    let command: &[&str] = match request.what {
+        What::Services => &["build", "--json", "--unsigned"],
+        What::Packages => &["base", "build", "--json", "--unsigned"],
+    };
+    let words = command.iter().copied().chain(args.iter().map(String::as_str));
     let stdout = run(&setting.command(request.program, words), request)?;
+    let (layout, images, git) = given(request.what, &stdout)?;
     Ok(Rebuilt {
-        report: Report::from_document(&stdout)?,
+        images,
+        layout,
+        revision: git.map(|git| git.revision).or(request.commit.map(str::to_owned)),
         circumstances: setting.circumstances.clone(),
         setting,
         here,
@@ -180,6 +213,30 @@ pub fn rebuild(request: &Request<'_>) -> Result<Rebuilt> {
         args,
         folders,
     })
+}
+
+/// The layout, the images and the commit that a build's document tells of.
+fn given(what: What, document: &str) -> Result<(PathBuf, Vec<ImageAgain>, Option<GitState>)> {
+    match what {
+        What::Services => {
+            let report = Report::from_document(document)?;
+            let again = |BuiltService { name, image, provenance_path, .. }| ImageAgain {
+                name,
+                image,
+                provenance_path,
+            };
+            Ok((report.layout, report.services.into_iter().map(again).collect(), report.git))
+        }
+        What::Packages => {
+            let mut value: Value = serde_json::from_str(document).context("the build printed no document")?;
+            let layout = serde_json::from_value(value["layout"].take())?;
+            let images: Vec<BuiltImage> = serde_json::from_value(value["images"].take())
+                .context("the build printed another kind of document")?;
+            let again =
+                |BuiltImage { name, image, provenance_path, .. }| ImageAgain { name, image, provenance_path };
+            Ok((layout, images.into_iter().map(again).collect(), None))
+        }
+    }
 }
 
 /// What comes after `build`: the services, and the platform unless the copied sources are built for it anyway.
@@ -199,13 +256,17 @@ fn args(request: &Request<'_>, copy: &Path) -> Result<Vec<String>> {
 }
 
 /// A folder for this process. What processes that are gone left (killed, or with `--keep`) is removed.
-fn own_folder(all: &Path) -> Result<PathBuf> {
+fn own_folder(all: &Path, platform: Option<Platform>) -> Result<PathBuf> {
     for entry in fs::read_dir(all).into_iter().flatten().flatten() {
-        if !Path::new("/proc").join(entry.file_name()).exists() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let process = name.split('-').next().unwrap_or_default();
+        if !Path::new("/proc").join(process).exists() {
             stdx::fs::remove_dir_all(&entry.path())?;
         }
     }
-    let own = all.join(std::process::id().to_string());
+    // One for each platform: what is kept of one must outlive the next.
+    let platform = platform.map(|platform| format!("-{}", platform.to_string().replace('/', "-")));
+    let own = all.join(format!("{}{}", std::process::id(), platform.unwrap_or_default()));
     stdx::fs::remove_dir_all(&own)?;
     Ok(own)
 }
@@ -213,7 +274,7 @@ fn own_folder(all: &Path) -> Result<PathBuf> {
 /// Makes room, the copy of the sources, and a cargo home with the archives that the workspace needs.
 fn prepare(request: &Request<'_>) -> Result<(Places, Folders)> {
     let session = Session::open_as(request.root, request.platform, Naming::Service)?;
-    let work = own_folder(&crate::output_folder(request.root)?.join("verify"))?;
+    let work = own_folder(&crate::output_folder(request.root)?.join("verify"), request.platform)?;
     require_room(&session.build_dir(), &work, request.reporter)?;
     let sources = tempfile::Builder::new().prefix("slipway-verify-").tempdir();
     let sources = sources.context("cannot create a folder for the copied sources")?;
@@ -263,8 +324,8 @@ fn folder_size(folder: &Path) -> u64 {
     entries.map(size).sum()
 }
 
-/// A cargo home of its own: the packages' archives, from which Cargo unpacks the sources anew, and the indexes, which are in no
-/// program. Credentials stay where they are.
+/// A cargo home of its own: the packages' archives, from which Cargo unpacks the sources anew (and this program Debian's packages,
+/// by digest), and the indexes, which are in no program. Credentials stay where they are.
 fn link_cargo_home(from: &Path, to: &Path) -> Result<()> {
     stdx::fs::create_dir_all(&to.join("registry"))?;
     let link = |name: &str| {
@@ -276,7 +337,9 @@ fn link_cargo_home(from: &Path, to: &Path) -> Result<()> {
         std::os::unix::fs::symlink(&target, to.join(name))
             .with_context(|| format!("cannot link {}", target.display()))
     };
-    for name in ["registry/index", "registry/cache", "git/db", "config.toml", "config"] {
+    for name in
+        ["registry/index", "registry/cache", "git/db", "config.toml", "config", "slipway/debian/packages"]
+    {
         link(name)?;
     }
     Ok(())
@@ -377,9 +440,9 @@ impl Rebuilt {
     ) -> Result<Vec<VerifiedService>> {
         let mut sides = None;
         let mut services = Vec::new();
-        for built in &self.report.services {
+        for built in &self.images {
             let Some(image) = first.get(built.name.as_str()) else { continue };
-            let second = ImageAt { layout: &self.report.layout, image: built.image };
+            let second = ImageAt { layout: &self.layout, image: built.image };
             let place = compare::place(*image, second)?;
             let difference = place.map(|place| {
                 let made = sides.get_or_insert_with(|| loaded.and_then(|loaded| self.made(loaded).ok()));
@@ -440,7 +503,7 @@ impl Rebuilt {
             ],
             hosts: pair("host name"),
             users: vec![(one.0, other.0), (one.1, other.1)],
-            revision: self.report.git.as_ref().map(|git| git.revision.clone()),
+            revision: self.revision.clone(),
             words: vec![pair("time zone"), pair("locale")],
             now: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs() as i64),
         }

@@ -176,6 +176,7 @@ impl Rig {
             created: "2026-01-02T03:04:05Z".to_owned(),
             layers: vec![self.layer.clone()],
             entrypoint: vec!["/app/tiny".to_owned()],
+            cmd: vec![],
             env: env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect(),
             user: "10001:10001".to_owned(),
             working_dir: "/".to_owned(),

@@ -55,7 +55,7 @@ fn index(layout: &Layout, images: &[(&str, Digest)]) -> Digest {
 
 fn push(registry: &Registry, layout: &Layout, image: &Digest, name: &str) -> anyhow::Result<Pushed> {
     let to: Reference = format!("{}/{name}", registry.host()).parse()?;
-    Push { registry, layout, image, to: &to, tags: &[] }.run(&Silent)
+    Push { registry, layout, image, to: &to, tags: &[], says: &registry::ByContent }.run(&Silent)
 }
 
 #[test]
@@ -135,7 +135,14 @@ fn a_plan_changes_nothing_and_says_what_would_be_sent() {
     let registry = real.connect();
     let to: Reference = format!("{}/api", real.host).parse().unwrap();
     let tags = ["v1".to_owned(), "latest".to_owned()];
-    let push = Push { registry: &registry, layout: &layout, image: &image, to: &to, tags: &tags };
+    let push = Push {
+        registry: &registry,
+        layout: &layout,
+        image: &image,
+        to: &to,
+        tags: &tags,
+        says: &registry::ByContent,
+    };
     let plan = push.plan().unwrap();
     assert!(!plan.is_unchanged && plan.blobs.iter().all(|blob| blob.transfer == Transfer::Sent), "{plan:?}");
     assert_eq!(registry.repository("api").tags().unwrap(), [""; 0]);

@@ -30,7 +30,7 @@ fn layout(folder: &std::path::Path, documents: &[&str]) -> (Layout, Digest) {
 
 fn push(layout: &Layout, image: &Digest, registry: &Registry, name: &str) {
     let to = format!("{}/{name}:v1", registry.host()).parse().unwrap();
-    let push = registry::Push { registry, layout, image, to: &to, tags: &[] };
+    let push = registry::Push { registry, layout, image, to: &to, tags: &[], says: &registry::ByContent };
     push.run(&registry::Silent).unwrap();
 }
 
