@@ -13,7 +13,6 @@ mod scan;
 mod test;
 mod verify;
 
-use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
@@ -77,6 +76,7 @@ pub(crate) enum Command {
     #[command(hide = true)]
     Edge {
         state: PathBuf,
-        listen: SocketAddr,
+        options: PathBuf,
+        instance: u64,
     },
 }

@@ -2,12 +2,12 @@
 //! steps; the work is done by the crates below `crates/`.
 
 mod cmd;
-mod docker;
 #[cfg(test)]
 mod examples;
 mod exit;
 mod flags;
 mod github;
+mod loading;
 mod manifest;
 #[cfg(test)]
 mod reference;
@@ -66,6 +66,8 @@ fn run(flags: &Slipway) -> anyhow::Result<()> {
         Command::Down(flags) => cmd::down::run(flags),
         Command::Github(flags) => cmd::github::run(flags),
         Command::Supervise { spec } => deploy::supervise(spec),
-        Command::Edge { state, listen } => edge::serve(edge::Options::new(*listen, state)),
+        Command::Edge { state, options, instance } => {
+            edge::serve(edge::Options::load(options, state, *instance)?)
+        }
     }
 }

@@ -50,11 +50,10 @@ fn build(session: &Session, flags: &BaseBuild) -> Result<()> {
     super::build::prune(session, session.root(), &interrupted);
     if flags.load {
         let layout = Layout::open(&session.layout())?;
-        let engine = crate::docker::Engine::connect().or_exit(Code::Configuration)?;
+        let engine = crate::loading::engine()?;
         for image in &images {
             let name = session.reference(&image.name, &image.version);
-            let id = engine.load(&layout, image.image, &name).or_exit(Code::Configuration)?;
-            eprintln!("loaded {name} as {id}");
+            crate::loading::image(&engine, &layout, image.image, &name)?;
         }
     }
     Ok(())

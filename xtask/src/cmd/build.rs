@@ -13,7 +13,6 @@ use oci::Layout;
 use supply::SigningKey;
 use workspace::{KeySource, Platform, Settings};
 
-use crate::docker::Engine;
 use crate::exit::{Code, ResultExt};
 use crate::flags;
 use crate::render::{self, Progress, Signed};
@@ -83,7 +82,7 @@ fn single(session: Session, root: &Path, flags: &flags::Build) -> Result<()> {
         prune(&session, root, &interrupted);
     }
     if flags.load {
-        load(&Engine::connect().or_exit(Code::Configuration)?, &session, &report)?;
+        load(&crate::loading::engine()?, &session, &report)?;
     }
     Ok(())
 }
@@ -107,10 +106,10 @@ fn multiple(root: &Path, platforms: &[Platform], flags: &flags::Build) -> Result
         prune(&Session::open(root)?, root, &interrupted);
     }
     if flags.load {
-        let engine = Engine::connect().or_exit(Code::Configuration)?;
-        let own = report.platforms.get(&engine.platform());
-        let own = own
-            .with_context(|| format!("the engine runs {}, and nothing was built for it", engine.platform()));
+        let engine = crate::loading::engine()?;
+        let platform = engine.facts().platform();
+        let own = report.platforms.get(&platform);
+        let own = own.with_context(|| format!("the engine runs {platform}, and nothing was built for it"));
         load(&engine, &Session::open(root)?, own.or_exit(Code::Configuration)?)?;
     }
     Ok(())
@@ -277,12 +276,11 @@ fn require_same(differing: &[String]) -> Result<()> {
     Err(BuildError::NotReproducible(format!("two builds of {} differ", differing.join(", "))).into())
 }
 
-fn load(engine: &Engine, session: &Session, report: &Report) -> Result<()> {
+fn load(engine: &docker::Engine, session: &Session, report: &Report) -> Result<()> {
     let layout = Layout::open(&report.layout)?;
     for service in &report.services {
         let name = session.reference(&service.name, &service.version);
-        let id = engine.load(&layout, service.image, &name).or_exit(Code::Configuration)?;
-        eprintln!("loaded {name} as {id}");
+        crate::loading::image(engine, &layout, service.image, &name)?;
     }
     Ok(())
 }

@@ -26,6 +26,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("secrets", &["finding", "oci", "stdx"]),
     ("workflow", &["stdx"]),
     ("build", &["base", "cache", "elf", "oci", "registry", "stdx", "supply", "workspace"]),
+    ("docker", &["oci", "stdx"]),
     ("deploy", &["edge", "finding", "oci", "release", "stdx"]),
     (
         "xtask",
@@ -36,6 +37,7 @@ const EDGES: &[(&str, &[&str])] = &[
             "cache",
             "deploy",
             "deps",
+            "docker",
             "edge",
             "finding",
             "oci",

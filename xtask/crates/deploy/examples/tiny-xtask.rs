@@ -13,7 +13,9 @@ fn main() -> Result<ExitCode> {
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     match args.as_slice() {
         ["supervise", spec] => deploy::supervise(Path::new(spec))?,
-        ["edge", state, listen] => edge::serve(edge::Options::new(listen.parse()?, *state))?,
+        ["edge", state, options, instance] => {
+            edge::serve(edge::Options::load(Path::new(options), Path::new(state), instance.parse()?)?)?;
+        }
         ["deploy", state, layout, release, environments] => {
             return run(state, |site| {
                 deploy(&Site { layout: Path::new(layout), ..site }, release, environments)

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use edge::client::{Client, Error as ClientError};
-use edge::control::{Refusal, SCHEMA, Slot, Table};
+use edge::control::{Refusal, Slot, Table};
 use oci::Layout;
 
 use crate::fail_point::FailPoint;
@@ -336,10 +336,10 @@ impl<'a> Driver<'a> {
             }
         }
         Ok(Table {
-            schema: SCHEMA.to_owned(),
             generation: self.plan.edge_generation + 1,
             routes: self.plan.routes_after.clone(),
             slots,
+            ..Table::default()
         })
     }
 

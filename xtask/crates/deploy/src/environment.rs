@@ -96,13 +96,102 @@ pub enum Platform {
     Process,
 }
 
-/// Where requests come in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+/// Where requests come in. A key that is absent has its usual value.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Edge {
-    /// Address and port; the port is never 0.
+    /// Address and port; the port is never 0. With `tls`, HTTPS is spoken there.
     pub listen: SocketAddr,
+    /// Further addresses where the same is spoken, such as that of the other family.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub listen_also: Vec<SocketAddr>,
+    /// Beside `tls`: addresses where HTTP without encryption is spoken, for this machine or a private network.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub listen_plain: Vec<SocketAddr>,
+    /// Encryption towards clients.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<EdgeTls>,
+    /// Whether each request becomes a line in the edge's log; no where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub access_log: Option<bool>,
+    /// Whether `Forwarded` and `X-Forwarded-*` of requests are believed. Only right behind a proxy that sets them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trust_forwarded: Option<bool>,
+    /// Connections of clients at once; others wait. 10,000 where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_connections: Option<usize>,
+    /// How long a new connection may take to its first request. 10 s where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub head_timeout_ms: Option<u64>,
+    /// How long a connection may be idle between requests. 120 s where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub idle_timeout_ms: Option<u64>,
+    /// How long a request may look for a process that takes it, before it is answered 502. 2 s where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub send_timeout_ms: Option<u64>,
+    /// How long a service may take to begin its answer, before that is answered 504. 60 s where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub answer_timeout_ms: Option<u64>,
+    /// How long a client may leave a transfer standing. 120 s where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stall_timeout_ms: Option<u64>,
+    /// How long requests and streams may go on in an edge that was replaced by another one. An hour where absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retire_timeout_ms: Option<u64>,
+}
+
+/// Encryption towards clients: TLS 1.2 and 1.3, with HTTP/2 for clients that know it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields)]
+pub struct EdgeTls {
+    /// At least one. The hosts that each is for stand in it; a client that asks for another host gets the first.
+    pub certificates: Vec<EdgeCertificate>,
+    /// An address where HTTP without encryption is answered by the same place with it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub redirect_http: Option<SocketAddr>,
+}
+
+/// The files of one certificate, relative to the folder that the environment file is in. They are read again when they change.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(deny_unknown_fields)]
+pub struct EdgeCertificate {
+    /// The chain in PEM, the server's own certificate first.
+    pub cert: PathBuf,
+    /// The private key in PEM, readable by its owner alone.
+    pub key: PathBuf,
+}
+
+impl Edge {
+    /// HTTP on one address, and nothing unusual.
+    pub fn on(listen: SocketAddr) -> Edge {
+        Edge {
+            listen,
+            listen_also: Vec::new(),
+            listen_plain: Vec::new(),
+            tls: None,
+            access_log: None,
+            trust_forwarded: None,
+            max_connections: None,
+            head_timeout_ms: None,
+            idle_timeout_ms: None,
+            send_timeout_ms: None,
+            answer_timeout_ms: None,
+            stall_timeout_ms: None,
+            retire_timeout_ms: None,
+        }
+    }
+
+    /// All addresses with their keys in the file.
+    pub(crate) fn addresses(&self) -> Vec<(&'static str, SocketAddr)> {
+        let redirect = self.tls.iter().filter_map(|tls| tls.redirect_http);
+        let first = std::iter::once(("listen", self.listen));
+        let also = self.listen_also.iter().map(|address| ("listen_also", *address));
+        let plain = self.listen_plain.iter().map(|address| ("listen_plain", *address));
+        first.chain(also).chain(plain).chain(redirect.map(|address| ("tls", address))).collect()
+    }
 }
 
 /// The values of one service.
@@ -176,7 +265,7 @@ impl Default for Environment {
     fn default() -> Environment {
         Environment {
             platform: Platform::Process,
-            edge: Edge { listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 8080)) },
+            edge: Edge::on(SocketAddr::from((Ipv4Addr::LOCALHOST, 8080))),
             services: BTreeMap::new(),
             routes: None,
             drain_timeout_ms: 10_000,
@@ -270,11 +359,17 @@ impl Environment {
                 *from_file = folder.join(&*from_file);
             }
         }
+        for pair in self.edge.tls.iter_mut().flat_map(|tls| &mut tls.certificates) {
+            pair.cert = folder.join(&pair.cert);
+            pair.key = folder.join(&pair.key);
+        }
     }
 
-    /// The address under which the edge is reached from this machine.
+    /// The address under which the edge is reached from this machine, without encryption where there is such a one.
     pub fn edge_url(&self) -> String {
-        let mut address = self.edge.listen;
+        let plain = self.edge.listen_plain.first();
+        let is_encrypted = self.edge.tls.is_some() && plain.is_none();
+        let mut address = *plain.unwrap_or(&self.edge.listen);
         if address.ip().is_unspecified() {
             address.set_ip(if address.is_ipv4() {
                 Ipv4Addr::LOCALHOST.into()
@@ -282,7 +377,7 @@ impl Environment {
                 std::net::Ipv6Addr::LOCALHOST.into()
             });
         }
-        format!("http://{address}")
+        format!("{}://{address}", if is_encrypted { "https" } else { "http" })
     }
 }
 

@@ -15,6 +15,7 @@ pub mod fail_point;
 pub mod fuzzing;
 mod gate;
 mod journal;
+mod keeper;
 mod lock;
 mod log;
 mod machine;
@@ -32,8 +33,8 @@ mod supervisor;
 mod target;
 
 pub use environment::{
-    Edge, Environment, EnvironmentFile, EnvironmentRoute, HealthValues, LOCAL, Platform, ScanPolicy,
-    ServiceValues, SignaturePolicy, Value, check_name,
+    Edge, EdgeCertificate, EdgeTls, Environment, EnvironmentFile, EnvironmentRoute, HealthValues, LOCAL,
+    Platform, ScanPolicy, ServiceValues, SignaturePolicy, Value, check_name,
 };
 pub use gate::Answer;
 pub use journal::{Activation, History, Open};

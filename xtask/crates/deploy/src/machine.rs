@@ -294,6 +294,7 @@ mod tests {
             path_prefix: "/".into(),
             strip_prefix: false,
             slot: slot.into(),
+            policy: Default::default(),
         };
         Plan {
             schema: String::new(),

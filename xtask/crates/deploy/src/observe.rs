@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use anyhow::Result;
-use edge::control::{SCHEMA, Table};
+use edge::control::Table;
 use release::HealthCheck;
 
 use crate::gate::Answer;
@@ -24,7 +24,7 @@ pub(crate) fn health_checks(target: &Target) -> HealthChecks {
 
 /// The table of an edge that does not run yet.
 pub(crate) fn empty_table() -> Table {
-    Table { schema: SCHEMA.to_owned(), generation: 0, routes: Vec::new(), slots: BTreeMap::new() }
+    Table::default()
 }
 
 /// The slot that serves each service: what the edge leads to. Where it leads to nothing that runs, the edge lost its

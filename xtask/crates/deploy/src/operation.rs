@@ -124,9 +124,14 @@ pub fn dry_run(site: &Site<'_>, release: &Release, file: &EnvironmentFile) -> Re
     let key = stdx::fs::read_if_exists(&state.root().join("key"))?.unwrap_or_default();
     let target = resolve(release, file, &facts(site, &state, key, release, file)?)?;
     let table = match edge_process::observe(&state)? {
-        Some(observed) => observed.table,
+        Some(observed) => {
+            if let Some(reason) = edge_process::outdated(&state, &observed, &target.edge, &site.launcher) {
+                note(site, &format!("the edge would be replaced: {reason}"));
+            }
+            observed.table
+        }
         None => {
-            if let Some(problem) = edge_process::check_address(target.listen) {
+            if let Some(problem) = edge_process::check_addresses(&target.edge) {
                 return Err(problem.into());
             }
             observe::empty_table()
@@ -285,7 +290,8 @@ impl<'a> Session<'a> {
         let id = self.newest_deployment().ok_or_else(nothing_to_go_back_to)?;
         let present = self.state.read_deployment(&id)?;
         let drain_timeout = Duration::from_millis(present.environment.drain_timeout_ms);
-        edge_process::ensure(&self.state, present.environment.edge.listen, &self.site.launcher)?;
+        let say = |text: &str| note(self.site, text);
+        edge_process::ensure(&self.state, &present.environment.edge, &self.site.launcher, &say)?;
         recover::recover(self.site, &self.state, &mut self.journal, &mut self.history, drain_timeout)?;
         let previous =
             self.history.previous().map(|past| past.deployment.clone()).ok_or_else(nothing_to_go_back_to)?;
@@ -298,10 +304,8 @@ impl<'a> Session<'a> {
         if self.site.interrupt.load(Ordering::Relaxed) {
             return Err(Error::Interrupted);
         }
-        let edge = edge_process::ensure(&self.state, target.listen, &self.site.launcher)?;
-        if let Some(trouble) = edge_process::unsupervised(&self.state, edge.pid) {
-            note(self.site, &trouble);
-        }
+        let say = |text: &str| note(self.site, text);
+        edge_process::ensure(&self.state, &target.edge, &self.site.launcher, &say)?;
         let table = recover::recover(
             self.site,
             &self.state,

@@ -209,6 +209,7 @@ fn routes(target: &Target, active: &BTreeMap<String, String>) -> Vec<Route> {
             path_prefix: route.path_prefix.clone(),
             strip_prefix: route.strip_prefix,
             slot: active.get(&route.service)?.clone(),
+            policy: route.policy.clone(),
         })
     };
     target.routes.iter().filter_map(route).collect()
@@ -261,12 +262,13 @@ mod tests {
             path_prefix: format!("/{name}"),
             strip_prefix: false,
             service: name.into(),
+            policy: Default::default(),
         };
         Target {
             environment: "test".into(),
             release: Digest::of("release"),
             deployment: "d".into(),
-            listen: ([127, 0, 0, 1], 1).into(),
+            edge: crate::environment::Edge::on(([127, 0, 0, 1], 1).into()),
             routes: services.iter().map(|(name, _)| route(name)).collect(),
             services: services.iter().map(|(name, content)| ((*name).into(), service(content))).collect(),
             drain_timeout: Duration::ZERO,

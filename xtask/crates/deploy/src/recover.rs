@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use anyhow::Result;
-use edge::control::{SCHEMA, Slot, Table};
+use edge::control::{Slot, Table};
 
 use crate::driver::drain;
 use crate::fail_point::FailPoint;
@@ -93,7 +93,7 @@ fn table_of(active: &Activation, generation: u64, state: &StateFolder) -> Table 
             slots.insert(name.clone(), Slot { service: service.clone(), upstreams: folder.upstreams() });
         }
     }
-    Table { schema: SCHEMA.to_owned(), generation, routes: active.routes.clone(), slots }
+    Table { generation, routes: active.routes.clone(), slots, ..Table::default() }
 }
 
 fn runs(state: &StateFolder) -> impl Fn(&str) -> bool {
@@ -172,7 +172,7 @@ mod tests {
             ((*name).to_owned(), slot)
         };
         let slots = slots.iter().map(slot).collect();
-        Table { schema: SCHEMA.to_owned(), generation: 1, routes: Vec::new(), slots }
+        Table { generation: 1, slots, ..Table::default() }
     }
 
     #[test]

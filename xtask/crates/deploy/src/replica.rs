@@ -43,7 +43,7 @@ pub struct Launcher {
     pub program: PathBuf,
     /// Arguments that make it call [`crate::supervise`] with the path that follows them.
     pub supervise_args: Vec<OsString>,
-    /// Arguments that make it run an edge; its state folder and its listen address follow them.
+    /// Arguments that make it run an edge; its state folder, the file of its options and its instance follow them.
     pub edge_args: Vec<OsString>,
 }
 
@@ -75,6 +75,9 @@ pub(crate) struct ProcessSpec {
     pub(crate) restart: Restart,
     /// Size at which its log is rotated.
     pub(crate) log_limit_bytes: u64,
+    /// Whether its standard input is a socket over which it leaves descriptors for the next process.
+    #[serde(default)]
+    pub(crate) keeps_descriptors: bool,
 }
 
 /// When a process that ended is started again.

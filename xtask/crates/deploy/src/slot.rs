@@ -168,6 +168,7 @@ impl SlotFolder {
             open_files: target.resources.open_files,
             restart: Restart::Always,
             log_limit_bytes: LOG_LIMIT_BYTES,
+            keeps_descriptors: false,
         })
     }
 

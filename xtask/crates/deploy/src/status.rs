@@ -159,7 +159,7 @@ pub fn status(state: &Path) -> Result<Status, Error> {
         trouble.push(format!("{error:#}"));
         None
     });
-    trouble.extend(observed.as_ref().and_then(|edge| edge_process::unsupervised(&state, edge.pid)));
+    trouble.extend(observed.as_ref().and_then(|edge| edge_process::unsupervised(&state, edge)));
     let table = observed.as_ref().map_or_else(observe::empty_table, |observed| observed.table.clone());
     let active = observe::active(&table, &history, &state);
     let mut services: BTreeMap<_, Vec<_>> = BTreeMap::new();

@@ -14,6 +14,7 @@ use anyhow::{Context, Result, bail};
 use rustix::process::{Pid, Resource, Rlimit, Signal, WaitId, WaitIdOptions};
 use signal_hook::consts::{SIGCHLD, SIGINT, SIGTERM};
 
+use crate::keeper::Keeper;
 use crate::log;
 use crate::process::ProcessId;
 use crate::replica::{Exit, ProcessSpec, Record, Replica, Restart};
@@ -50,7 +51,7 @@ pub fn supervise(spec: &Path) -> Result<()> {
     isolate(&spec)?;
     let supervisor = ProcessId::of(std::process::id()).context("cannot look at myself in /proc")?;
     let record = Record { supervisor, child: None, port: spec.port, restarts: 0 };
-    Supervisor { replica, spec, secrets, signals, record }.run();
+    Supervisor { replica, spec, secrets, signals, record, keeper: Keeper::default() }.run();
     Ok(())
 }
 
@@ -60,6 +61,7 @@ struct Supervisor {
     secrets: BTreeMap<String, String>,
     signals: Receiver<i32>,
     record: Record,
+    keeper: Keeper,
 }
 
 enum Ended {
@@ -95,6 +97,7 @@ impl Supervisor {
 
     fn spawn(&mut self) -> Result<Child> {
         let log = open_private(&log::current(&self.replica.log()))?;
+        let stdin = if self.spec.keeps_descriptors { self.keeper.connect()? } else { Stdio::null() };
         let child = Command::new(&self.spec.program)
             .args(&self.spec.args)
             .env_clear()
@@ -102,7 +105,7 @@ impl Supervisor {
             .envs(&self.secrets)
             .current_dir(&self.spec.cwd)
             .process_group(0)
-            .stdin(Stdio::null())
+            .stdin(stdin)
             .stdout(log.try_clone().context("cannot share the log")?)
             .stderr(log)
             .spawn()

@@ -14,7 +14,7 @@ use release::{EnvKind, HealthCheck, Release, Resources, Service, Stop, Volume};
 use serde_json::json;
 use stdx::Digest;
 
-use crate::environment::{Environment, EnvironmentFile, ServiceValues, Value};
+use crate::environment::{Edge, Environment, EnvironmentFile, ServiceValues, Value};
 use stdx::yaml::Problem;
 
 /// What the environment knows and the documents do not.
@@ -42,7 +42,7 @@ pub struct Target {
     /// Identity of the release together with the environment's values.
     pub deployment: String,
     /// Where requests come in.
-    pub listen: SocketAddr,
+    pub edge: Edge,
     /// From the most specific to the least.
     pub routes: Vec<TargetRoute>,
     /// By name.
@@ -66,6 +66,8 @@ pub struct TargetRoute {
     pub strip_prefix: bool,
     /// The service that answers.
     pub service: String,
+    /// What else the edge does with the requests.
+    pub policy: control::Policy,
 }
 
 /// One service as it shall run.
@@ -134,7 +136,7 @@ pub fn resolve(release: &Release, file: &EnvironmentFile, facts: &Facts) -> Resu
             environment: file.name.clone(),
             release: id,
             deployment,
-            listen: environment.edge.listen,
+            edge: environment.edge.clone(),
             routes,
             services,
             drain_timeout: Duration::from_millis(environment.drain_timeout_ms),
@@ -163,13 +165,33 @@ impl Check<'_> {
         self.problems.push(self.file.origin.problem(keys, message));
     }
 
-    fn environment(&mut self) {
-        if self.file.environment.edge.listen.port() == 0 {
-            self.problem(
-                &["edge", "listen"],
-                "the port must not be 0: the address is part of the environment",
-            );
+    fn edge(&mut self) {
+        let edge = &self.file.environment.edge;
+        let addresses = edge.addresses();
+        for (index, (key, address)) in addresses.iter().enumerate() {
+            if address.port() == 0 {
+                let message = "the port must not be 0: the address is part of the environment";
+                self.problem(&["edge", key], message);
+            } else if addresses[..index].iter().any(|(_, other)| other == address) {
+                self.problem(&["edge", key], format!("{address} stands here twice"));
+            }
         }
+        match &edge.tls {
+            Some(tls) if tls.certificates.is_empty() => {
+                self.problem(&["edge", "tls"], "TLS needs at least one certificate");
+            }
+            None if !edge.listen_plain.is_empty() => {
+                self.problem(
+                    &["edge", "listen_plain"],
+                    "without `tls` all addresses are plain: use `listen_also`",
+                );
+            }
+            Some(_) | None => {}
+        }
+    }
+
+    fn environment(&mut self) {
+        self.edge();
         for name in self.file.environment.services.keys() {
             if !self.release.services.contains_key(name) {
                 let known = self.release.services.keys().cloned().collect::<Vec<_>>().join(", ");
@@ -375,6 +397,7 @@ impl Check<'_> {
                     path_prefix: route.path_prefix.clone(),
                     strip_prefix: route.strip_prefix,
                     service: route.service.clone(),
+                    policy: control::Policy::default(),
                 })
                 .collect(),
             None => default_routes(self.release),
@@ -420,6 +443,7 @@ fn default_routes(release: &Release) -> Vec<TargetRoute> {
             path_prefix: route.path_prefix.clone(),
             strip_prefix: route.strip_prefix,
             service: name.clone(),
+            policy: control::Policy::default(),
         }));
         if !own.is_empty() {
             routes.push(TargetRoute {
@@ -427,6 +451,7 @@ fn default_routes(release: &Release) -> Vec<TargetRoute> {
                 path_prefix: "/".to_owned(),
                 strip_prefix: false,
                 service: name.clone(),
+                policy: control::Policy::default(),
             });
         }
     }
@@ -445,12 +470,13 @@ fn check_routes(routes: &[&TargetRoute]) -> Result<(), String> {
         path_prefix: route.path_prefix.clone(),
         strip_prefix: route.strip_prefix,
         slot: route.service.clone(),
+        policy: route.policy.clone(),
     };
     let table = control::Table {
-        schema: control::SCHEMA.to_owned(),
         generation: 1,
         routes: routes.iter().map(route).collect(),
         slots: routes.iter().map(slot).collect(),
+        ..control::Table::default()
     };
     table.check()
 }

@@ -2,20 +2,24 @@
 //! response body carries the guards that say until when a request is in flight.
 
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
+use hyper::header::HeaderMap;
 use hyper::{Request, StatusCode};
 use tokio::sync::oneshot;
 use tokio::time::Sleep;
 
+use crate::access::Pending;
+use crate::error::EdgeError;
+use crate::events::{EventStream, is_event_stream};
 use crate::gauge::Held;
 use crate::live::Flight;
-use crate::log::AccessEntry;
+use crate::policy::RoutePolicy;
 use crate::stall::Stall;
 use crate::upstream::{Connection, Pool};
 
@@ -29,6 +33,10 @@ pub(crate) struct Upload {
     progress: Arc<Progress>,
     gate: Option<Gate>,
     stall: Stall,
+    /// How much may still come.
+    room: Option<u64>,
+    /// When all must have come.
+    deadline: Option<Pin<Box<Sleep>>>,
 }
 
 /// Why a request body ended early.
@@ -36,8 +44,8 @@ pub(crate) struct Upload {
 pub(crate) enum UploadError {
     #[error(transparent)]
     Broken(#[from] hyper::Error),
-    #[error("the request body stopped coming")]
-    Stalled,
+    #[error("{0}")]
+    GivenUp(EdgeError),
 }
 
 /// How far an upload is, for the one who waits for the answer.
@@ -45,8 +53,18 @@ pub(crate) struct Progress {
     state: Mutex<(Instant, Waiting)>,
     /// Whether the service was willing to take the body so far.
     is_wanted: AtomicBool,
-    /// Whether the body was given up because the client stopped sending.
-    is_abandoned: AtomicBool,
+    /// Why the body was given up, if it was: 0, or the number of a [`GivenUp`].
+    given_up: AtomicU8,
+    /// The most that the route allows.
+    most: AtomicU64,
+}
+
+/// Why an upload may be given up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum GivenUp {
+    Stalled = 1,
+    TooLong,
+    TooSlow,
 }
 
 /// Whose turn it is.
@@ -73,13 +91,25 @@ impl Upload {
     /// No body at all.
     pub(crate) fn none() -> Upload {
         let state = Mutex::new((Instant::now(), Waiting::Service));
-        let (is_wanted, is_abandoned) = (AtomicBool::new(true), AtomicBool::new(false));
+        let (is_wanted, given_up) = (AtomicBool::new(true), AtomicU8::new(0));
         Upload {
             inner: None,
-            progress: Arc::new(Progress { state, is_wanted, is_abandoned }),
+            progress: Arc::new(Progress { state, is_wanted, given_up, most: AtomicU64::new(0) }),
             gate: None,
             stall: Stall::new(Duration::MAX),
+            room: None,
+            deadline: None,
         }
+    }
+
+    /// Holds what comes to the limits of a route.
+    pub(crate) fn limit(&mut self, policy: &RoutePolicy) {
+        if self.is_empty() {
+            return;
+        }
+        self.room = policy.max_body_bytes;
+        self.progress.most.store(self.room.unwrap_or(0), Ordering::Relaxed);
+        self.deadline = policy.request_timeout.map(|timeout| Box::pin(tokio::time::sleep(timeout)));
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -129,9 +159,24 @@ impl Upload {
             ready!(self.stall.poll_exceeded(cx));
             self.stall.moved();
             if self.progress.stalled().0.elapsed() >= self.stall.limit() {
-                self.progress.is_abandoned.store(true, Ordering::Release);
-                return Poll::Ready(UploadError::Stalled);
+                return Poll::Ready(self.progress.give_up(GivenUp::Stalled));
             }
+        }
+    }
+
+    fn take_room(&mut self, frame: &Frame<Bytes>) -> Result<(), UploadError> {
+        let (Some(room), Some(data)) = (&mut self.room, frame.data_ref()) else { return Ok(()) };
+        match room.checked_sub(data.len() as u64) {
+            Some(left) => *room = left,
+            None => return Err(self.progress.give_up(GivenUp::TooLong)),
+        }
+        Ok(())
+    }
+
+    fn poll_deadline(&mut self, cx: &mut Context<'_>) -> Poll<UploadError> {
+        match &mut self.deadline {
+            Some(deadline) => deadline.as_mut().poll(cx).map(|()| self.progress.give_up(GivenUp::TooSlow)),
+            None => Poll::Pending,
         }
     }
 }
@@ -151,10 +196,14 @@ impl Body for Upload {
             Poll::Ready(frame) => {
                 this.stall.moved();
                 *this.progress.state() = (Instant::now(), Waiting::Service);
-                Poll::Ready(frame.map(|frame| frame.map_err(UploadError::from)))
+                let within = |frame| this.take_room(&frame).map(|()| frame);
+                Poll::Ready(frame.map(|frame| frame.map_err(UploadError::from).and_then(within)))
             }
             Poll::Pending => {
                 this.progress.state().1 = Waiting::Client;
+                if let Poll::Ready(error) = this.poll_deadline(cx) {
+                    return Poll::Ready(Some(Err(error)));
+                }
                 this.poll_stalled(cx).map(|error| Some(Err(error)))
             }
         }
@@ -180,9 +229,24 @@ impl Progress {
         self.state().0 = Instant::now();
     }
 
-    /// Whether the client stopped sending and was given up.
-    pub(crate) fn is_abandoned(&self) -> bool {
-        self.is_abandoned.load(Ordering::Acquire)
+    /// Why the body was given up, if it was: the client's doing, not the service's.
+    pub(crate) fn given_up(&self) -> Option<EdgeError> {
+        let known = [GivenUp::Stalled, GivenUp::TooLong, GivenUp::TooSlow];
+        let given_up = self.given_up.load(Ordering::Acquire);
+        known.into_iter().find(|known| *known as u8 == given_up).map(|known| self.error(known))
+    }
+
+    fn give_up(&self, why: GivenUp) -> UploadError {
+        self.given_up.store(why as u8, Ordering::Release);
+        UploadError::GivenUp(self.error(why))
+    }
+
+    fn error(&self, why: GivenUp) -> EdgeError {
+        match why {
+            GivenUp::Stalled => EdgeError::UploadStalled,
+            GivenUp::TooLong => EdgeError::BodyTooLong(self.most.load(Ordering::Relaxed)),
+            GivenUp::TooSlow => EdgeError::UploadTooSlow,
+        }
     }
 
     /// False while the service was asked whether it wants the body and has not said so.
@@ -198,7 +262,7 @@ impl Progress {
 /// The response body towards the client.
 pub(crate) struct ResponseBody {
     source: Source,
-    pub(crate) access: Option<AccessEntry>,
+    pub(crate) access: Option<Pending>,
     _held: Held,
 }
 
@@ -217,6 +281,8 @@ pub(crate) struct Download {
     open: Option<Open>,
     /// What arrives here counts as movement for the request's body too.
     upload: Arc<Progress>,
+    silence: Option<Stall>,
+    events: Option<Box<EventStream>>,
 }
 
 /// What a request holds until its answer is complete. The order of the fields is the order in which they are let go.
@@ -228,7 +294,20 @@ pub(crate) struct Open {
     pub(crate) is_reusable: bool,
     /// The request's body, which may still be on its way.
     pub(crate) upload: Arc<Progress>,
+    /// When the head of the request was there.
+    pub(crate) began: Instant,
 }
+
+/// Why an answer is cut off.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum DownloadError {
+    #[error(transparent)]
+    Broken(#[from] hyper::Error),
+    #[error("the service stopped sending its answer")]
+    Silent,
+}
+
+type Polled = Poll<Option<Result<Frame<Bytes>, DownloadError>>>;
 
 impl ResponseBody {
     pub(crate) fn new(source: Source, held: Held) -> ResponseBody {
@@ -237,29 +316,71 @@ impl ResponseBody {
 }
 
 impl Download {
-    pub(crate) fn new(inner: Incoming, open: Open) -> Download {
+    /// The body of an answer with these headers.
+    pub(crate) fn new(inner: Incoming, headers: &HeaderMap, open: Open) -> Download {
         let upload = Arc::clone(&open.upload);
-        Download { inner, open: Some(open), upload }
+        let events = EventStream::of(headers, inner.size_hint().exact().is_some(), &open.flight);
+        let silence = open.flight.entry.policy.silence_timeout.filter(|_| !is_event_stream(headers));
+        Download {
+            inner,
+            open: Some(open),
+            upload,
+            silence: silence.map(Stall::new),
+            events: events.map(Box::new),
+        }
     }
 
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        let frame = ready!(Pin::new(&mut self.inner).poll_frame(cx));
+    fn poll(&mut self, cx: &mut Context<'_>) -> Polled {
+        if let Some(events) = &mut self.events
+            && let Poll::Ready(last) = events.poll_end(cx)
+        {
+            // The service did nothing wrong: it was told to go.
+            self.finish(false);
+            return Poll::Ready(last.map(|last| Ok(Frame::data(last))));
+        }
+        let Poll::Ready(frame) = Pin::new(&mut self.inner).poll_frame(cx) else {
+            return self.poll_silence(cx);
+        };
         self.upload.touch();
+        if let Some(silence) = &mut self.silence {
+            silence.moved();
+        }
         match &frame {
-            Some(Err(_)) => {
-                if let Some(open) = self.open.take() {
-                    open.flight.slot.counters.server_errors.fetch_add(1, Ordering::Relaxed);
+            Some(Err(_)) => self.cut(),
+            Some(Ok(frame)) => {
+                if let (Some(events), Some(data)) = (&mut self.events, frame.data_ref()) {
+                    events.see(data);
+                }
+                if self.inner.is_end_stream() {
+                    self.finish(true);
                 }
             }
-            Some(Ok(_)) if !self.inner.is_end_stream() => {}
-            Some(Ok(_)) | None => self.complete(),
+            None => self.finish(true),
         }
-        Poll::Ready(frame)
+        Poll::Ready(frame.map(|frame| frame.map_err(DownloadError::from)))
     }
 
-    fn complete(&mut self) {
-        if let Some(Open { connection, pool, flight, is_reusable, .. }) = self.open.take() {
-            if is_reusable {
+    fn poll_silence(&mut self, cx: &mut Context<'_>) -> Polled {
+        let Some(silence) = &mut self.silence else { return Poll::Pending };
+        ready!(silence.poll_exceeded(cx));
+        self.cut();
+        Poll::Ready(Some(Err(DownloadError::Silent)))
+    }
+
+    /// The answer has no end; unless its request was given up, that is the service's doing.
+    fn cut(&mut self) {
+        if let Some(open) = self.open.take()
+            && self.upload.given_up().is_none()
+        {
+            open.flight.slot.counters.cut();
+        }
+    }
+
+    /// The answer came to its end; the connection goes back where it `is_whole`.
+    fn finish(&mut self, is_whole: bool) {
+        if let Some(Open { connection, pool, flight, is_reusable, began, .. }) = self.open.take() {
+            flight.slot.counters.completed(began.elapsed());
+            if is_whole && is_reusable {
                 pool.put(connection);
             } else {
                 drop(connection);
@@ -267,35 +388,36 @@ impl Download {
             drop(flight);
         }
     }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream() || self.events.as_ref().is_some_and(|events| events.is_over())
+    }
 }
 
 impl Drop for Download {
     fn drop(&mut self) {
         if self.inner.is_end_stream() {
-            self.complete();
+            self.finish(true);
         }
     }
 }
 
 impl Body for ResponseBody {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = DownloadError;
 
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Polled {
         let this = &mut *self;
         let frame = match &mut this.source {
             Source::Edge(bytes) => bytes.take().map(|bytes| Ok(Frame::data(bytes))),
             Source::Service(download) => ready!(download.poll(cx)),
         };
         if let Some(access) = &mut this.access {
-            match &frame {
-                Some(Ok(frame)) => access.bytes += frame.data_ref().map_or(0, Bytes::len) as u64,
-                Some(Err(_)) => access.is_complete = false,
-                None => access.is_complete = true,
-            }
+            access.note(|entry| match &frame {
+                Some(Ok(frame)) => entry.bytes += frame.data_ref().map_or(0, Bytes::len) as u64,
+                Some(Err(_)) => entry.is_complete = false,
+                None => entry.is_complete = true,
+            });
         }
         Poll::Ready(frame)
     }
@@ -303,7 +425,7 @@ impl Body for ResponseBody {
     fn is_end_stream(&self) -> bool {
         match &self.source {
             Source::Edge(bytes) => bytes.is_none(),
-            Source::Service(download) => download.inner.is_end_stream(),
+            Source::Service(download) => download.is_end_stream(),
         }
     }
 
@@ -319,7 +441,7 @@ impl Drop for ResponseBody {
     fn drop(&mut self) {
         let is_ended = self.is_end_stream();
         if let Some(access) = &mut self.access {
-            access.is_complete |= is_ended;
+            access.note(|entry| entry.is_complete |= is_ended);
         }
     }
 }

@@ -6,7 +6,7 @@ use std::os::unix::net::{SocketAddr, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use crate::control::{Observed, Refusal, Request, Response, Table};
+use crate::control::{Bake, BakeReport, Observed, Refusal, Request, Response, Table};
 
 /// How long the edge may take to answer beyond a wait that the request itself asks for.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -18,6 +18,7 @@ const MAX_ANSWER_BYTES: u64 = 8 * 1024 * 1024;
 #[derive(Debug, Clone)]
 pub struct Client {
     socket: PathBuf,
+    patience: Duration,
 }
 
 /// What was still open when a drain ended.
@@ -27,6 +28,19 @@ pub struct Drained {
     pub in_flight: u64,
     /// Upgraded connections (WebSocket) still open.
     pub streams: u64,
+}
+
+/// How services are paused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pause {
+    /// How long each request is held before it is answered 503.
+    pub hold: Duration,
+    /// How many are held for each service; the others are answered 503 at once.
+    pub max_held: u32,
+    /// How long to wait for what is in flight.
+    pub drain_timeout: Duration,
+    /// When the pause ends without a word: nobody may be left to say it.
+    pub end_after: Duration,
 }
 
 /// Why there is no answer, or not the wanted one.
@@ -72,7 +86,12 @@ pub type Result<T> = std::result::Result<T, Error>;
 impl Client {
     /// A client of the control socket at `socket`; nothing is opened yet.
     pub fn new(socket: impl Into<PathBuf>) -> Client {
-        Client { socket: socket.into() }
+        Client { socket: socket.into(), patience: ANSWER_TIMEOUT }
+    }
+
+    /// The same, with another limit on how long the edge may take to answer.
+    pub fn with_patience(self, patience: Duration) -> Client {
+        Client { patience, ..self }
     }
 
     /// What is in force, and what is in flight.
@@ -91,8 +110,85 @@ impl Client {
     /// # Errors
     /// [`Error::Refused`] when the edge kept its present table; with any other error, observe to see which is in force.
     pub fn apply(&self, table: &Table) -> Result<u64> {
-        match self.ask(&Request::Apply { table: table.clone() }, Duration::ZERO)?.0 {
+        self.put(&Request::Apply { table: table.clone(), bake: None })
+    }
+
+    /// Puts `table` in force, watches its new slots as `bake` says, and returns its generation. Whether the edge went back is
+    /// in [`Observed::bake`].
+    ///
+    /// # Errors
+    /// As those of [`Client::apply`]; [`Refusal::InvalidBake`] when it does not fit the tables.
+    pub fn apply_with_bake(&self, table: &Table, bake: &Bake) -> Result<u64> {
+        self.put(&Request::Apply { table: table.clone(), bake: Some(bake.clone()) })
+    }
+
+    fn put(&self, apply: &Request) -> Result<u64> {
+        match self.ask(apply, Duration::ZERO)?.0 {
             Response::Applied { generation } => Ok(generation),
+            other => Err(self.unexpected(other)),
+        }
+    }
+
+    /// Ends the bake now: the new slots stay.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] with [`Refusal::InvalidBake`] when none lasts.
+    pub fn finish_bake(&self) -> Result<BakeReport> {
+        self.end_bake(&Request::Finish)
+    }
+
+    /// Ends the bake now: the former routes are in force again, under the next generation.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] with [`Refusal::InvalidBake`] when none lasts.
+    pub fn revert_bake(&self) -> Result<BakeReport> {
+        self.end_bake(&Request::Revert)
+    }
+
+    fn end_bake(&self, order: &Request) -> Result<BakeReport> {
+        match self.ask(order, Duration::ZERO)?.0 {
+            Response::Baked(report) => Ok(report),
+            other => Err(self.unexpected(other)),
+        }
+    }
+
+    /// Holds new requests to services, and waits until none is in flight any more, at most `pause.drain_timeout`. What was
+    /// held already when a pause is ordered again is held anew.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] with [`Refusal::InvalidPause`] for a service without a slot, or for times that are too long.
+    pub fn pause(&self, services: &[String], pause: &Pause) -> Result<Drained> {
+        let order = Request::Pause {
+            services: services.to_vec(),
+            hold_ms: millis(pause.hold),
+            max_held: pause.max_held,
+            drain_ms: millis(pause.drain_timeout),
+            end_after_ms: millis(pause.end_after),
+        };
+        match self.ask(&order, pause.drain_timeout)?.0 {
+            Response::Paused { in_flight, streams } => Ok(Drained { in_flight, streams }),
+            other => Err(self.unexpected(other)),
+        }
+    }
+
+    /// Lets the requests to services pass again, and returns how many were held.
+    ///
+    /// # Errors
+    /// When the edge cannot be asked.
+    pub fn resume(&self, services: &[String]) -> Result<u64> {
+        match self.ask(&Request::Resume { services: services.to_vec() }, Duration::ZERO)?.0 {
+            Response::Resumed { released } => Ok(released),
+            other => Err(self.unexpected(other)),
+        }
+    }
+
+    /// All figures as text in the format of Prometheus.
+    ///
+    /// # Errors
+    /// When the edge cannot be asked.
+    pub fn metrics(&self) -> Result<String> {
+        match self.ask(&Request::Metrics, Duration::ZERO)?.0 {
+            Response::Metrics { text } => Ok(text),
             other => Err(self.unexpected(other)),
         }
     }
@@ -102,7 +198,19 @@ impl Client {
     /// # Errors
     /// [`Error::Refused`] with [`Refusal::SlotInUse`] while a route leads to the slot, or when the edge does not know it.
     pub fn drain(&self, slot: &str, timeout: Duration) -> Result<Drained> {
-        let request = Request::Drain { slot: slot.to_owned(), timeout_ms: millis(timeout) };
+        self.wait_for(slot, false, timeout)
+    }
+
+    /// As [`Client::drain`], and waits for upgraded connections as well.
+    ///
+    /// # Errors
+    /// As those of [`Client::drain`].
+    pub fn drain_with_streams(&self, slot: &str, timeout: Duration) -> Result<Drained> {
+        self.wait_for(slot, true, timeout)
+    }
+
+    fn wait_for(&self, slot: &str, streams: bool, timeout: Duration) -> Result<Drained> {
+        let request = Request::Drain { slot: slot.to_owned(), timeout_ms: millis(timeout), streams };
         match self.ask(&request, timeout)?.0 {
             Response::Drained { in_flight, streams } => Ok(Drained { in_flight, streams }),
             other => Err(self.unexpected(other)),
@@ -124,6 +232,17 @@ impl Client {
         }
     }
 
+    /// Makes the edge read its certificates again; returns how many are in force then.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] with [`Refusal::BadCertificate`] when one cannot be used: those in force stay, all of them.
+    pub fn reload(&self) -> Result<usize> {
+        match self.ask(&Request::Reload, Duration::ZERO)?.0 {
+            Response::Reloaded { certificates } => Ok(certificates),
+            other => Err(self.unexpected(other)),
+        }
+    }
+
     /// Sends one request and reads one answer. The connection is returned for `stop`, which waits for its end.
     fn ask(&self, request: &Request, wait: Duration) -> Result<(Response, BufReader<UnixStream>)> {
         let mut line = serde_json::to_vec(request).map_err(|error| self.no_answer(error.into()))?;
@@ -132,7 +251,7 @@ impl Client {
             .map_err(|source| Error::Unreachable { socket: self.socket.clone(), source })?;
         let mut connection = BufReader::new(stream);
         let answer =
-            exchange(&mut connection, &line, wait + ANSWER_TIMEOUT).map_err(|error| self.no_answer(error))?;
+            exchange(&mut connection, &line, wait + self.patience).map_err(|error| self.no_answer(error))?;
         let answer = serde_json::from_slice(&answer).map_err(|error| Error::UnknownAnswer {
             socket: self.socket.clone(),
             detail: error.to_string(),

@@ -1,6 +1,7 @@
 //! The edge's own answers: a problem document (RFC 9457) and a header that tells them from the service's.
 
 use std::fmt;
+use std::time::Duration;
 
 use bytes::Bytes;
 use hyper::header::{self, HeaderValue};
@@ -26,6 +27,14 @@ pub(crate) enum EdgeError {
     NoAnswer(String),
     /// The service has the request and was silent for too long.
     AnswerTimeout,
+    /// The client asks too often; there is room again after this time.
+    RateLimited(Duration),
+    /// The request body is longer than the route allows.
+    BodyTooLong(u64),
+    /// The client took too long to send the request body.
+    UploadTooSlow,
+    /// The service is paused; asking again makes sense after this time.
+    Paused(Duration),
 }
 
 impl EdgeError {
@@ -37,6 +46,10 @@ impl EdgeError {
             EdgeError::UploadStalled => StatusCode::REQUEST_TIMEOUT,
             EdgeError::NotSent(_) | EdgeError::NoAnswer(_) => StatusCode::BAD_GATEWAY,
             EdgeError::AnswerTimeout => StatusCode::GATEWAY_TIMEOUT,
+            EdgeError::RateLimited(_) => StatusCode::TOO_MANY_REQUESTS,
+            EdgeError::BodyTooLong(_) => StatusCode::PAYLOAD_TOO_LARGE,
+            EdgeError::UploadTooSlow => StatusCode::REQUEST_TIMEOUT,
+            EdgeError::Paused(_) => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
 
@@ -50,7 +63,16 @@ impl EdgeError {
             EdgeError::NotSent(_) => "not-sent",
             EdgeError::NoAnswer(_) => "no-answer",
             EdgeError::AnswerTimeout => "answer-timeout",
+            EdgeError::RateLimited(_) => "rate-limited",
+            EdgeError::BodyTooLong(_) => "body-too-long",
+            EdgeError::UploadTooSlow => "upload-too-slow",
+            EdgeError::Paused(_) => "paused",
         }
+    }
+
+    /// Whether the client is the one that did wrong, whatever the service would have done.
+    pub(crate) fn is_clients(&self) -> bool {
+        matches!(self, EdgeError::UploadStalled | EdgeError::UploadTooSlow | EdgeError::BodyTooLong(_))
     }
 
     /// The head of the answer and its body.
@@ -70,7 +92,13 @@ impl EdgeError {
         let headers = answer.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         headers.insert(EDGE_ERROR, HeaderValue::from_static(self.code()));
-        if matches!(self, EdgeError::BadRequest(_) | EdgeError::UploadStalled) {
+        if let EdgeError::RateLimited(wait) | EdgeError::Paused(wait) = self {
+            // Whole seconds, and never "at once".
+            let seconds = u64::try_from(wait.as_millis().div_ceil(1000).max(1)).unwrap_or(u64::MAX);
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        let is_body_unread = matches!(self, EdgeError::BodyTooLong(_) | EdgeError::UploadTooSlow);
+        if is_body_unread || matches!(self, EdgeError::BadRequest(_) | EdgeError::UploadStalled) {
             headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
         answer
@@ -89,6 +117,10 @@ impl fmt::Display for EdgeError {
             }
             EdgeError::NoAnswer(_) => f.write_str("the service gave no answer; it may have seen the request"),
             EdgeError::AnswerTimeout => f.write_str("the service did not answer in time"),
+            EdgeError::RateLimited(_) => f.write_str("too many requests from this client"),
+            EdgeError::BodyTooLong(most) => write!(f, "the request body is longer than {most} bytes"),
+            EdgeError::UploadTooSlow => f.write_str("the request body took too long to come"),
+            EdgeError::Paused(_) => f.write_str("the service is paused for a moment"),
         }
     }
 }

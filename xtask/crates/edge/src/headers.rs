@@ -41,9 +41,26 @@ const HOP_BY_HOP: [HeaderName; 8] = [
     header::UPGRADE,
 ];
 
+/// How a client speaks to the edge.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Scheme {
+    Http,
+    Https,
+}
+
+impl Scheme {
+    fn name(self) -> &'static str {
+        match self {
+            Scheme::Http => "http",
+            Scheme::Https => "https",
+        }
+    }
+}
+
 /// What the edge says about the client.
 pub(crate) struct Client<'a> {
     pub(crate) address: IpAddr,
+    pub(crate) scheme: Scheme,
     pub(crate) host: Option<&'a HeaderValue>,
     /// Whether the request's own words about the client are kept and added to.
     pub(crate) is_proxy_trusted: bool,
@@ -92,6 +109,18 @@ pub(crate) fn upgrade(headers: &HeaderMap) -> Option<HeaderValue> {
     (wanted && another.is_none() && !text.contains("h2c")).then(|| protocol.clone())
 }
 
+/// The address that a request is counted for: that of the peer, or what a trusted peer says last.
+pub(crate) fn client_address(headers: &HeaderMap, client: &Client<'_>) -> IpAddr {
+    let said = client.is_proxy_trusted.then(|| headers.get_all(FORWARDED_FOR).iter().next_back()).flatten();
+    let last = said.and_then(|said| said.to_str().ok()?.rsplit(',').next()?.trim().parse().ok());
+    last.unwrap_or(client.address)
+}
+
+/// Whether the client's connection was encrypted, by the headers for the service.
+pub(crate) fn is_secure(headers: &HeaderMap) -> bool {
+    headers.get(FORWARDED_PROTO).is_some_and(|proto| proto.as_bytes().eq_ignore_ascii_case(b"https"))
+}
+
 /// Turns the client's headers into those for the service.
 pub(crate) fn to_service(headers: &mut HeaderMap, client: &Client<'_>, upgrade: Option<HeaderValue>) {
     let accepts_trailers = tokens(headers, &header::TE).any(|token| token.eq_ignore_ascii_case("trailers"));
@@ -111,13 +140,22 @@ pub(crate) fn to_service(headers: &mut HeaderMap, client: &Client<'_>, upgrade: 
     say_about_client(headers, client);
 }
 
+/// Compares without a copy: this is done for each header of each request.
+fn is_about_client(name: &HeaderName) -> bool {
+    let spelled = |name: &[u8], wanted: &str| {
+        let wanted = wanted.bytes();
+        name.len() == wanted.len()
+            && name.iter().zip(wanted).all(|(&byte, b)| byte == b || (byte == b'_' && b == b'-'))
+    };
+    let name = name.as_str().as_bytes();
+    let family = name.get(..FORWARDED_FAMILY.len());
+    family.is_some_and(|family| spelled(family, FORWARDED_FAMILY))
+        || ABOUT_CLIENT.iter().any(|wanted| spelled(name, wanted))
+}
+
 fn say_about_client(headers: &mut HeaderMap, client: &Client<'_>) {
     if !client.is_proxy_trusted {
-        let is_about = |name: &HeaderName| {
-            let name = name.as_str().replace('_', "-");
-            name.starts_with(FORWARDED_FAMILY) || ABOUT_CLIENT.contains(&name.as_str())
-        };
-        let names: Vec<_> = headers.keys().filter(|name| is_about(name)).cloned().collect();
+        let names: Vec<_> = headers.keys().filter(|name| is_about_client(name)).cloned().collect();
         for name in names {
             headers.remove(name);
         }
@@ -128,7 +166,7 @@ fn say_about_client(headers: &mut HeaderMap, client: &Client<'_>) {
         headers.insert(FORWARDED_FOR, chain);
     }
     if !headers.contains_key(FORWARDED_PROTO) {
-        headers.insert(FORWARDED_PROTO, HeaderValue::from_static("http"));
+        headers.insert(FORWARDED_PROTO, HeaderValue::from_static(client.scheme.name()));
     }
     if let (false, Some(host)) = (headers.contains_key(FORWARDED_HOST), client.host) {
         headers.insert(FORWARDED_HOST, host.clone());

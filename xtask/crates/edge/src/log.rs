@@ -6,7 +6,7 @@ use std::io::Write;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde_json::{Map, Value, json};
 
@@ -72,48 +72,4 @@ fn line(event: &str, fields: Value) -> String {
         line.extend(fields);
     }
     format!("{}\n", Value::Object(line))
-}
-
-/// One line about one request, written when its answer is over.
-pub(crate) struct AccessEntry {
-    pub(crate) began: Instant,
-    pub(crate) method: String,
-    pub(crate) host: String,
-    pub(crate) path: String,
-    pub(crate) client: String,
-    pub(crate) request_id: String,
-    /// 0 where the client left before there was an answer.
-    pub(crate) status: u16,
-    /// Empty where the edge answered itself.
-    pub(crate) slot: String,
-    pub(crate) bytes: u64,
-    /// False when the answer was cut off, by either side.
-    pub(crate) is_complete: bool,
-}
-
-impl AccessEntry {
-    /// The answer has begun.
-    pub(crate) fn answered(mut self, status: u16, slot: String) -> AccessEntry {
-        self.status = status;
-        self.slot = slot;
-        self
-    }
-}
-
-impl Drop for AccessEntry {
-    fn drop(&mut self) {
-        let fields = json!({
-            "client": self.client,
-            "method": self.method,
-            "host": self.host,
-            "path": self.path,
-            "request_id": self.request_id,
-            "status": self.status,
-            "slot": self.slot,
-            "bytes": self.bytes,
-            "complete": self.is_complete,
-            "ms": u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX),
-        });
-        event("request", fields);
-    }
 }

@@ -1,30 +1,32 @@
 //! One request from its head to its answer's head. The invariant: a request is sent a second time only when nothing of it
 //! was sent before, or when it is a GET or HEAD without a body that got no answer.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use hyper::body::Incoming;
 use hyper::header::{self, HeaderValue};
 use hyper::http::request::Parts;
-use hyper::upgrade::{OnUpgrade, Upgraded};
+use hyper::upgrade::OnUpgrade;
 use hyper::{Method, Request, Response, StatusCode, Uri, Version};
 use hyper_util::rt::TokioIo;
 use serde_json::json;
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::sync::watch;
 
+use crate::access::{self, AccessLog};
 use crate::body::{Download, Open, ResponseBody, Source, Upload, Waiting};
+use crate::connection::Peer;
 use crate::error::EdgeError;
 use crate::gauge::Gauge;
 use crate::headers::{self, RequestIds};
-use crate::live::{Flight, Live, LiveSlot};
-use crate::log::{self, AccessEntry};
+use crate::live::{Flight, Live, LiveSlot, Picked, Routes};
+use crate::pause::{Gate, Passage};
+use crate::policy::RoutePolicy;
 use crate::server::Phase;
+use crate::stream::{self, Ending};
 use crate::upstream::{Connection, Pool};
-use crate::{Options, routing};
+use crate::{Options, log, routing};
 
 /// A local connect that takes longer hangs in a full backlog: another upstream may do better.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
@@ -32,9 +34,6 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// Waits between rounds over all upstreams of a slot: the first, and the longest of those that double from it.
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 const LONGEST_PAUSE: Duration = Duration::from_millis(100);
-
-/// How long a client's half of an upgraded connection stays open after the service has ended its own.
-const LEAVE_TIME: Duration = Duration::from_secs(5);
 
 /// What all connections share.
 pub(crate) struct Proxy {
@@ -46,10 +45,18 @@ pub(crate) struct Proxy {
     pub(crate) busy: Gauge,
     /// Connections of clients, upgraded ones included.
     pub(crate) connections: Gauge,
+    pub(crate) access: Arc<AccessLog>,
+    /// What encrypted connections are accepted with.
+    pub(crate) tls: Option<Arc<rustls::ServerConfig>>,
+    /// Where they are accepted first of all.
+    pub(crate) https_port: Option<u16>,
 }
 
 /// A request while it looks for a service that takes it.
 struct Errand {
+    client: IpAddr,
+    began: Instant,
+    routes: Routes,
     host: String,
     uri: Uri,
     request: Request<Upload>,
@@ -57,13 +64,25 @@ struct Errand {
     spare: Option<Parts>,
     /// `X-Forwarded-Prefix` of a trusted client.
     client_prefix: Option<HeaderValue>,
+    is_admitted: bool,
+    /// How often a slot was taken for it.
+    tries: u32,
+}
+
+/// An answer of a service on its way to the client.
+struct Reply {
+    head: Response<()>,
+    source: Source,
+    slot: Arc<LiveSlot>,
+    upstream: SocketAddr,
+    retries: u32,
 }
 
 /// What became of one try.
 enum Outcome {
     Answered(Response<Incoming>),
     /// Nothing was sent: here is the request again.
-    NotSent(Request<Upload>, String),
+    NotSent(Box<Request<Upload>>, String),
     /// It may have been sent.
     Lost(String),
     Failed(EdgeError),
@@ -80,20 +99,16 @@ struct Turns {
 
 impl Proxy {
     /// Answers one request; what goes wrong becomes an answer too.
-    pub(crate) async fn handle(
-        &self,
-        client: SocketAddr,
-        request: Request<Incoming>,
-    ) -> Response<ResponseBody> {
-        let held = self.busy.hold();
+    pub(crate) async fn handle(&self, client: Peer, request: Request<Incoming>) -> Response<ResponseBody> {
+        let (held, began) = (self.busy.hold(), Instant::now());
         let id = headers::request_id(request.headers(), &self.ids);
-        let access = self.options.access_log.then(|| access_entry(client, &request, &id));
-        let answer = self.answer(client, &id, request).await;
-        let mut slot = String::new();
+        let mut access = self.access.begin(|| access_entry(client.address, &request, &id, began));
+        let answer = self.answer(client, &id, began, request).await;
+        let mut from = None;
         let (mut head, source) = match answer {
-            Ok((head, open, source)) => {
-                slot = open;
-                (head, source)
+            Ok(reply) => {
+                from = Some((reply.slot, reply.upstream, reply.retries));
+                (reply.head, reply.source)
             }
             Err(error) => {
                 let (head, bytes) = error.answer(&id).into_parts();
@@ -104,68 +119,89 @@ impl Proxy {
         if *self.phase.borrow() != Phase::Serving && head.status() != StatusCode::SWITCHING_PROTOCOLS {
             head.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
-        let status = head.status().as_u16();
+        if let Some(access) = &mut access {
+            access.note(|entry| {
+                (entry.status, entry.first_byte) = (head.status().as_u16(), began.elapsed());
+                if let Some((slot, upstream, retries)) = from {
+                    (entry.source, entry.retries) = (Some((slot, upstream)), retries);
+                }
+            });
+        }
         let mut body = ResponseBody::new(source, held);
-        body.access = access.map(|entry| entry.answered(status, slot));
+        body.access = access;
         head.map(|()| body)
     }
 
     async fn answer(
         &self,
-        client: SocketAddr,
+        client: Peer,
         id: &HeaderValue,
+        began: Instant,
         mut request: Request<Incoming>,
-    ) -> Result<(Response<()>, String, Source), EdgeError> {
+    ) -> Result<Reply, EdgeError> {
         if request.method() == Method::CONNECT {
             return Err(EdgeError::ConnectMethod);
         }
         let upgrade = headers::upgrade(request.headers());
+        let is_websocket =
+            upgrade.as_ref().is_some_and(|name| name.as_bytes().eq_ignore_ascii_case(b"websocket"));
         let client_upgrade = upgrade.is_some().then(|| hyper::upgrade::on(&mut request));
-        let errand = self.prepare(client, id, request, upgrade)?;
-        let (answer, open) = self.forward(errand).await?;
-        let (slot, is_body_wanted) = (open.flight.slot.name.clone(), open.is_reusable);
+        let errand = self.prepare(client, id, began, request, upgrade)?;
+        let is_secure = headers::is_secure(errand.request.headers());
+        let (answer, open, retries) = self.forward(errand).await?;
+        let is_body_wanted = open.is_reusable;
+        let (slot, entry) = (Arc::clone(&open.flight.slot), Arc::clone(&open.flight.entry));
+        let upstream = open.pool.address;
         let is_upgrade = answer.status() == StatusCode::SWITCHING_PROTOCOLS;
         let (mut head, source) = match (is_upgrade, client_upgrade) {
             (true, Some(client_upgrade)) => {
-                (self.switch_protocol(client_upgrade, answer, open), Source::Edge(None))
+                (self.switch_protocol(client_upgrade, answer, open, is_websocket), Source::Edge(None))
             }
             (true, None) => {
-                open.flight.slot.counters.server_errors.fetch_add(1, Ordering::Relaxed);
+                open.flight.slot.counters.cut();
                 let error = EdgeError::NoAnswer("101 without a request for it".into());
                 return Err(report(&open.flight, error));
             }
             (false, _) => {
                 let (parts, body) = answer.into_parts();
-                (Response::from_parts(parts, ()), Source::Service(Download::new(body, open)))
+                let download = Download::new(body, &parts.headers, open);
+                (Response::from_parts(parts, ()), Source::Service(download))
             }
         };
         *head.version_mut() = Version::HTTP_11;
         headers::to_client(head.headers_mut(), is_upgrade);
+        if !is_upgrade {
+            entry.policy.finish(head.headers_mut(), is_secure);
+        }
         if !is_body_wanted {
             // The client may send the body or not, so where its next request would begin is anybody's guess.
             head.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
-        Ok((head, slot, source))
+        Ok(Reply { head, source, slot, upstream, retries })
     }
 
     /// The request as the service will see it, but for what depends on the route.
     fn prepare(
         &self,
-        client: SocketAddr,
+        client: Peer,
         id: &HeaderValue,
+        began: Instant,
         request: Request<Incoming>,
         upgrade: Option<HeaderValue>,
     ) -> Result<Errand, EdgeError> {
         let (mut parts, body) = request.into_parts();
         let host = headers::host(parts.version, &parts.uri, &parts.headers).map_err(EdgeError::BadRequest)?;
         let about = headers::Client {
-            address: client.ip(),
+            address: client.address.ip(),
+            scheme: client.scheme,
             host: host.as_ref(),
             is_proxy_trusted: self.options.trust_forwarded,
         };
+        let address = headers::client_address(&parts.headers, &about);
         headers::to_service(&mut parts.headers, &about, upgrade);
         parts.headers.insert(headers::REQUEST_ID, id.clone());
         parts.version = Version::HTTP_11;
+        let routes = self.live.routes(&mut parts.headers);
         let uri = std::mem::take(&mut parts.uri);
         let client_prefix = parts.headers.get(headers::FORWARDED_PREFIX).cloned();
         let body = Upload::new(body, self.options.stall_timeout);
@@ -177,36 +213,49 @@ impl Proxy {
         }
         let host =
             routing::normal_host(host.as_ref().and_then(|host| host.to_str().ok()).unwrap_or_default());
-        Ok(Errand { host, uri, request, spare, client_prefix })
+        Ok(Errand {
+            client: address,
+            began,
+            routes,
+            host,
+            uri,
+            request,
+            spare,
+            client_prefix,
+            is_admitted: false,
+            tries: 0,
+        })
     }
 
     /// Sends the request to the slot in force, again and again while nothing of it was sent and there is time.
-    async fn forward(&self, mut errand: Errand) -> Result<(Response<Incoming>, Open), EdgeError> {
+    async fn forward(&self, mut errand: Errand) -> Result<(Response<Incoming>, Open, u32), EdgeError> {
         let mut turns = Turns::new(self.options.send_timeout);
         let mut use_pool = true;
         loop {
-            let flight = self.live.pick(&errand.host, errand.uri.path()).ok_or(EdgeError::NoRoute)?;
+            let flight = self.take_slot(&mut errand, &mut turns).await?;
             let pool = turns.next(&flight.slot);
             let mut connection = match connect(&pool, use_pool, &turns).await {
                 Ok(connection) => connection,
                 Err(error) => {
-                    turns.pause(flight, error).await?;
+                    self.not_sent(&mut errand, &mut turns, flight, error).await?;
                     continue;
                 }
             };
             let progress = errand.request.body().progress();
             errand.address(&flight);
-            match self.send(&mut connection, errand.request).await {
+            let limit = flight.entry.policy.answer_timeout.unwrap_or(self.options.answer_timeout);
+            match send(&mut connection, errand.request, limit).await {
                 Outcome::Answered(answer) => {
-                    flight.slot.counters.answered(answer.status());
-                    let is_reusable = progress.is_wanted();
-                    let upload = progress;
-                    return Ok((answer, Open { connection, pool, flight, is_reusable, upload }));
+                    // From here back to the last byte of the request is what the service took.
+                    flight.slot.counters.answered(answer.status(), progress.stalled().0.elapsed());
+                    let (is_reusable, began) = (progress.is_wanted(), errand.began);
+                    let open = Open { connection, pool, flight, is_reusable, upload: progress, began };
+                    return Ok((answer, open, errand.tries - 1));
                 }
                 Outcome::NotSent(request, error) => {
-                    errand.request = request;
+                    errand.request = *request;
                     if !use_pool {
-                        turns.pause(flight, error).await?;
+                        self.not_sent(&mut errand, &mut turns, flight, error).await?;
                     }
                 }
                 Outcome::Lost(error) => {
@@ -221,42 +270,68 @@ impl Proxy {
         }
     }
 
-    /// Sends the request and waits for the head of the answer.
-    async fn send(&self, connection: &mut Connection, request: Request<Upload>) -> Outcome {
-        let progress = request.body().progress();
-        progress.touch();
-        let mut answer = std::pin::pin!(connection.sender.try_send_request(request));
+    /// The slot for the next try, once its service is not paused.
+    async fn take_slot(&self, errand: &mut Errand, turns: &mut Turns) -> Result<Flight, EdgeError> {
         loop {
-            let (since, _) = progress.stalled();
-            let deadline = since + self.options.answer_timeout;
-            match tokio::time::timeout_at(deadline.into(), &mut answer).await {
-                Ok(Ok(answer)) => return Outcome::Answered(answer),
-                Ok(Err(mut error)) => {
-                    let request = error.take_message();
-                    let text = format!("{:#}", anyhow::Error::new(error.into_error()));
-                    return match request {
-                        Some(request) => Outcome::NotSent(request, text),
-                        None if progress.is_abandoned() => Outcome::Failed(EdgeError::UploadStalled),
-                        None => Outcome::Lost(text),
-                    };
+            match self.live.pick(errand.routes, &errand.host, errand.uri.path()) {
+                Picked::Flight(flight) => {
+                    errand.admit(&flight.entry.policy)?;
+                    errand.tries += 1;
+                    return Ok(flight);
                 }
-                Err(_) => match progress.stalled() {
-                    (moved, _) if moved > since => {}
-                    (_, Waiting::Client) => return Outcome::Failed(EdgeError::UploadStalled),
-                    (_, Waiting::Service) => return Outcome::Failed(EdgeError::AnswerTimeout),
-                },
+                Picked::Held(gate, entry) => {
+                    errand.admit(&entry.policy)?;
+                    hold(&gate).await?;
+                    *turns = Turns::new(self.options.send_timeout);
+                }
+                // What was there a moment ago has gone: the routes in force decide.
+                Picked::Nowhere if errand.routes != Routes::InForce => errand.routes = Routes::InForce,
+                Picked::Nowhere => return Err(EdgeError::NoRoute),
             }
         }
     }
 
+    /// After a try that sent nothing: where the slot before can still take it, the next try goes there.
+    async fn not_sent(
+        &self,
+        errand: &mut Errand,
+        turns: &mut Turns,
+        flight: Flight,
+        error: String,
+    ) -> Result<(), EdgeError> {
+        let is_round_over = turns.tried.is_multiple_of(flight.slot.size());
+        if errand.routes == Routes::Former {
+            errand.routes = Routes::InForce;
+        } else if is_round_over && errand.routes == Routes::InForce && self.has_other(errand, &flight) {
+            self.live.unsent.notify_one();
+            flight.slot.counters.rescued();
+            errand.routes = Routes::Former;
+            return Ok(());
+        }
+        turns.pause(flight, error).await
+    }
+
+    /// Whether the routes before lead elsewhere.
+    fn has_other(&self, errand: &Errand, flight: &Flight) -> bool {
+        let other = self.live.pick(Routes::Former, &errand.host, errand.uri.path());
+        matches!(other, Picked::Flight(other) if other.slot.name != flight.slot.name)
+    }
+
     /// Joins the two connections once both sides have switched, and returns the head of the answer.
-    fn switch_protocol(&self, client: OnUpgrade, mut answer: Response<Incoming>, open: Open) -> Response<()> {
+    fn switch_protocol(
+        &self,
+        client: OnUpgrade,
+        mut answer: Response<Incoming>,
+        open: Open,
+        is_websocket: bool,
+    ) -> Response<()> {
         let service = hyper::upgrade::on(&mut answer);
         open.connection.detach();
+        let ending = Ending::new(open.flight.slot.counters.retirement(), open.flight.entry.policy.streams);
         let (stream, held) = (open.flight.into_stream(), self.connections.hold());
         tokio::spawn(async move {
             if let (Ok(client), Ok(service)) = tokio::join!(client, service) {
-                tunnel(TokioIo::new(client), TokioIo::new(service)).await;
+                stream::tunnel(TokioIo::new(client), TokioIo::new(service), ending, is_websocket).await;
             }
             drop((stream, held));
         });
@@ -265,7 +340,51 @@ impl Proxy {
     }
 }
 
+/// Waits until a paused service goes on.
+async fn hold(gate: &Gate) -> Result<(), EdgeError> {
+    match gate.pass().await {
+        Passage::Released => Ok(()),
+        Passage::HeldTooLong | Passage::Full => Err(EdgeError::Paused(gate.hold())),
+    }
+}
+
+/// Sends the request and waits for the head of the answer, at most `limit` after something moved last.
+async fn send(connection: &mut Connection, request: Request<Upload>, limit: Duration) -> Outcome {
+    let progress = request.body().progress();
+    progress.touch();
+    let mut answer = std::pin::pin!(connection.sender.try_send_request(request));
+    loop {
+        let (since, _) = progress.stalled();
+        match tokio::time::timeout_at((since + limit).into(), &mut answer).await {
+            Ok(Ok(answer)) => return Outcome::Answered(answer),
+            Ok(Err(mut error)) => {
+                let request = error.take_message();
+                let text = format!("{:#}", anyhow::Error::new(error.into_error()));
+                return match (request, progress.given_up()) {
+                    (Some(request), _) => Outcome::NotSent(Box::new(request), text),
+                    (None, Some(given_up)) => Outcome::Failed(given_up),
+                    (None, None) => Outcome::Lost(text),
+                };
+            }
+            Err(_) => match progress.stalled() {
+                (moved, _) if moved > since => {}
+                (_, Waiting::Client) => return Outcome::Failed(EdgeError::UploadStalled),
+                (_, Waiting::Service) => return Outcome::Failed(EdgeError::AnswerTimeout),
+            },
+        }
+    }
+}
+
 impl Errand {
+    /// Holds the request to the rules of its route, once.
+    fn admit(&mut self, policy: &RoutePolicy) -> Result<(), EdgeError> {
+        if !std::mem::replace(&mut self.is_admitted, true) {
+            policy.admit(self.client, self.request.headers(), self.began)?;
+            self.request.body_mut().limit(policy);
+        }
+        Ok(())
+    }
+
     /// Sets what depends on the route that was taken.
     fn address(&mut self, flight: &Flight) {
         let target = self.uri.path_and_query().map_or("/", |target| target.as_str());
@@ -301,7 +420,7 @@ impl Turns {
         let is_round_over = self.tried.is_multiple_of(flight.slot.size());
         let pause = if is_round_over { self.pause } else { Duration::ZERO };
         if Instant::now() + pause >= self.deadline {
-            flight.slot.counters.connect_errors.fetch_add(1, Ordering::Relaxed);
+            flight.slot.counters.connect_error();
             return Err(report(&flight, EdgeError::NotSent(error)));
         }
         drop(flight);
@@ -316,9 +435,8 @@ impl Turns {
 impl Flight {
     /// The service took the request and did not answer it.
     fn failed(&self, error: EdgeError) -> EdgeError {
-        self.slot.counters.requests.fetch_add(1, Ordering::Relaxed);
-        if error != EdgeError::UploadStalled {
-            self.slot.counters.server_errors.fetch_add(1, Ordering::Relaxed);
+        if !error.is_clients() {
+            self.slot.counters.unanswered();
         }
         report(self, error)
     }
@@ -349,43 +467,25 @@ fn head_of(parts: &Parts) -> Parts {
     copy
 }
 
-/// Passes bytes both ways until both sides have ended. A client may end its half and listen on; when the service has
-/// ended, nobody is left for the client to talk to.
-async fn tunnel(client: TokioIo<Upgraded>, service: TokioIo<Upgraded>) {
-    let (from_client, to_client) = tokio::io::split(client);
-    let (from_service, to_service) = tokio::io::split(service);
-    let mut up = std::pin::pin!(pass(from_client, to_service));
-    let mut down = std::pin::pin!(pass(from_service, to_client));
-    // Either side ends it by closing, or by breaking: there is nobody to tell.
-    let _ = tokio::select! {
-        ended = &mut up => match ended {
-            Ok(()) => down.await,
-            broken => broken,
-        },
-        ended = &mut down => match ended {
-            Ok(()) => tokio::time::timeout(LEAVE_TIME, up).await.unwrap_or(Ok(())),
-            broken => broken,
-        },
-    };
-}
-
-async fn pass(mut from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unpin) -> std::io::Result<()> {
-    tokio::io::copy(&mut from, &mut to).await?;
-    to.shutdown().await
-}
-
-fn access_entry(client: SocketAddr, request: &Request<Incoming>, id: &HeaderValue) -> AccessEntry {
-    let text =
-        |value: Option<&HeaderValue>| value.and_then(|value| value.to_str().ok()).unwrap_or("").to_owned();
-    AccessEntry {
-        began: Instant::now(),
-        method: request.method().to_string(),
-        host: text(request.headers().get(header::HOST)),
-        path: request.uri().path().to_owned(),
-        client: client.to_string(),
-        request_id: text(Some(id)),
+fn access_entry(
+    client: SocketAddr,
+    request: &Request<Incoming>,
+    id: &HeaderValue,
+    began: Instant,
+) -> access::Entry {
+    access::Entry {
+        at: SystemTime::now(),
+        began,
+        client,
+        method: request.method().clone(),
+        host: request.headers().get(header::HOST).cloned(),
+        uri: request.uri().clone(),
+        request_id: id.clone(),
         status: 0,
-        slot: String::new(),
+        first_byte: Duration::ZERO,
+        total: Duration::ZERO,
+        source: None,
+        retries: 0,
         bytes: 0,
         is_complete: false,
     }

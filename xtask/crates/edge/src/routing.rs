@@ -4,9 +4,15 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
+use hyper::header::{self, HeaderName};
 
-use crate::control::{Route, SCHEMA, Table};
+use crate::control::{Preview, Route, SCHEMA, Table};
+use crate::policy::{self, RoutePolicy};
+
+/// Less would be another file every few requests.
+const MIN_LOG_BYTES: u64 = 64 * 1024;
+const MAX_KEPT_LOGS: u32 = 1000;
 
 /// The routes of one table, ordered for lookup.
 #[derive(Debug, Default)]
@@ -16,24 +22,29 @@ pub(crate) struct Router {
 }
 
 /// Where a request goes.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug)]
 pub(crate) struct Entry {
     /// Without a slash at the end, so the root is empty.
     prefix: String,
     strip: bool,
     /// A key of the table's slots.
     pub(crate) slot: String,
+    pub(crate) policy: RoutePolicy,
 }
 
 impl Router {
-    /// The lookup structure of a table that passed [`check`].
-    pub(crate) fn new(routes: &[Route]) -> Router {
+    /// The lookup structure of routes that passed [`check`]; what was counted for the same routes `before` goes on.
+    pub(crate) fn new(routes: &[Route], before: &Router) -> Router {
         let mut router = Router::default();
         for route in routes {
             let prefix = route.path_prefix.trim_end_matches('/').to_owned();
-            let entry = Arc::new(Entry { prefix, strip: route.strip_prefix, slot: route.slot.clone() });
-            match &route.host {
-                Some(host) => router.by_host.entry(normal_host(host)).or_default().push(entry),
+            let host = route.host.as_deref().map(normal_host);
+            let known = before.entry(host.as_deref(), &prefix).map(|entry| &entry.policy);
+            let policy = RoutePolicy::new(&route.policy, known);
+            let entry =
+                Arc::new(Entry { prefix, strip: route.strip_prefix, slot: route.slot.clone(), policy });
+            match host {
+                Some(host) => router.by_host.entry(host).or_default().push(entry),
                 None => router.any_host.push(entry),
             }
         }
@@ -47,6 +58,12 @@ impl Router {
     pub(crate) fn find(&self, host: &str, path: &str) -> Option<&Arc<Entry>> {
         let exact = self.by_host.get(host).map_or(&[][..], Vec::as_slice);
         exact.iter().chain(&self.any_host).find(|entry| entry.matches(path))
+    }
+
+    /// The entry of exactly this route.
+    fn entry(&self, host: Option<&str>, prefix: &str) -> Option<&Arc<Entry>> {
+        let entries = host.map_or(Some(&self.any_host), |host| self.by_host.get(host))?;
+        entries.iter().find(|entry| entry.prefix == prefix)
     }
 
     /// Whether any route leads to `slot`.
@@ -98,9 +115,35 @@ pub(crate) fn check(table: &Table) -> Result<()> {
             );
         }
     }
+    if let Some(log) = &table.access_log {
+        ensure!(
+            log.max_bytes >= MIN_LOG_BYTES,
+            "an access log of less than {MIN_LOG_BYTES} bytes keeps nothing"
+        );
+        ensure!(log.keep <= MAX_KEPT_LOGS, "at most {MAX_KEPT_LOGS} former access logs are kept");
+    }
+    if let Some(preview) = &table.preview {
+        check_preview(preview)?;
+        check_routes(&preview.routes, &table.slots)?;
+    }
+    check_routes(&table.routes, &table.slots)
+}
+
+fn check_preview(preview: &Preview) -> Result<()> {
+    let header = &preview.header;
+    let is_name = HeaderName::from_bytes(header.as_bytes()).is_ok_and(|name| name.as_str() == header);
+    ensure!(is_name, "`{header}` is no header name in lower case");
+    let is_spoken_for = [header::HOST, header::CONTENT_LENGTH, header::AUTHORIZATION, header::COOKIE]
+        .iter()
+        .any(|name| name.as_str() == header);
+    ensure!(!is_spoken_for, "the header `{header}` has another meaning");
+    Ok(())
+}
+
+fn check_routes<T>(routes: &[Route], slots: &BTreeMap<String, T>) -> Result<()> {
     let mut seen = BTreeSet::new();
-    for route in &table.routes {
-        check_route(route, &table.slots)?;
+    for route in routes {
+        check_route(route, slots)?;
         let host = route.host.as_deref().map(normal_host);
         if !seen.insert((host, route.path_prefix.trim_end_matches('/'))) {
             let host = route.host.as_deref().unwrap_or("any host");
@@ -120,6 +163,7 @@ fn check_route<T>(route: &Route, slots: &BTreeMap<String, T>) -> Result<()> {
         "the route for `{prefix}` leads to the unknown slot `{}`",
         route.slot
     );
+    policy::check(&route.policy).with_context(|| format!("the policy of the route for `{prefix}`"))?;
     if let Some(host) = &route.host {
         let allowed = |c: char| c.is_ascii_alphanumeric() || "-._:[]".contains(c);
         let name = normal_host(host);
@@ -137,13 +181,19 @@ mod tests {
 
     fn route(host: Option<&str>, prefix: &str, slot: &str) -> Route {
         let host = host.map(str::to_owned);
-        Route { host, path_prefix: prefix.into(), strip_prefix: false, slot: slot.into() }
+        Route {
+            host,
+            path_prefix: prefix.into(),
+            strip_prefix: false,
+            slot: slot.into(),
+            policy: Default::default(),
+        }
     }
 
     fn table(routes: Vec<Route>) -> Table {
         let slot = Slot { service: "s".into(), upstreams: vec!["127.0.0.1:1".parse().unwrap()] };
         let slots = ["a", "b", "c", "d"].map(|name| (name.to_owned(), slot.clone())).into();
-        Table { schema: SCHEMA.into(), generation: 1, routes, slots }
+        Table { generation: 1, routes, slots, ..Table::default() }
     }
 
     #[track_caller]
@@ -153,12 +203,13 @@ mod tests {
 
     #[test]
     fn exact_host_before_any_host_and_longest_whole_prefix_first() {
-        let router = Router::new(&[
+        let routes = [
             route(None, "/", "a"),
             route(None, "/x/y", "b"),
             route(Some("Example.com"), "/x", "c"),
             route(Some("::1"), "/", "d"),
-        ]);
+        ];
+        let router = Router::new(&routes, &Router::default());
         for (host, path, slot) in [
             ("other", "/", "a"),
             ("other", "/x", "a"),
@@ -174,17 +225,23 @@ mod tests {
             assert_eq!(find(&router, host, path).as_deref(), Some(slot), "{host} {path}");
         }
         assert_eq!(find(&router, "other", "*"), None);
-        assert_eq!(find(&Router::new(&[route(None, "/x", "a")]), "h", "/"), None);
+        assert_eq!(find(&Router::new(&[route(None, "/x", "a")], &Router::default()), "h", "/"), None);
     }
 
     #[test]
     fn a_stripped_prefix_leaves_a_path() {
-        let strip = |prefix: &str| Entry { prefix: prefix.into(), strip: true, slot: "a".into() };
+        let entry = |prefix: &str, strip| Entry {
+            prefix: prefix.into(),
+            strip,
+            slot: "a".into(),
+            policy: RoutePolicy::default(),
+        };
+        let strip = |prefix: &str| entry(prefix, true);
         assert_eq!(strip("/a").upstream_target("/a/b?q=/a"), "/b?q=/a");
         assert_eq!(strip("/a").upstream_target("/a"), "/");
         assert_eq!(strip("/a").upstream_target("/a?q"), "/?q");
         assert_eq!(strip("").upstream_target("/a?q"), "/a?q");
-        assert_eq!(Entry { strip: false, ..strip("/a") }.upstream_target("/a/b"), "/a/b");
+        assert_eq!(entry("/a", false).upstream_target("/a/b"), "/a/b");
     }
 
     #[test]
@@ -209,5 +266,19 @@ mod tests {
         let mut no_upstream = table(vec![]);
         no_upstream.slots.insert("e".into(), Slot { service: "s".into(), upstreams: vec![] });
         assert!(check(&no_upstream).is_err());
+        let preview = |header: &str, slot: &str| Table {
+            preview: Some(Preview {
+                header: header.into(),
+                value: stdx::Digest::of("secret"),
+                routes: vec![route(None, "/", slot)],
+            }),
+            ..table(vec![])
+        };
+        check(&preview("x-preview", "a")).unwrap();
+        for bad in
+            [preview("X-Preview", "a"), preview("host", "a"), preview("a b", "a"), preview("x", "unknown")]
+        {
+            assert!(check(&bad).is_err(), "{bad:?}");
+        }
     }
 }

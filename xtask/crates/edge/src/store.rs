@@ -3,20 +3,25 @@
 //! both files have it: whichever one is damaged then, the other gives what is in force, never slots that were stopped.
 
 use std::fs::{File, OpenOptions, TryLockError};
-use std::io::Write;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::io::{Seek, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use anyhow::{Context, Error, Result, anyhow, bail, ensure};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use stdx::Digest;
 
-use crate::control::{SCHEMA, Table};
+use crate::control::{READ_SCHEMAS, SCHEMA, Table};
 use crate::{client, log};
 
 /// Name of the control socket in the state folder.
 pub const CONTROL_SOCKET: &str = "control.sock";
+
+/// No socket in the state folder has a longer name: `handover` names those of retired edges.
+pub const LONGEST_SOCKET: &str = "old-4194304.sock";
 
 const TABLE: &str = "table.json";
 const COPY: &str = "table.json.copy";
@@ -28,15 +33,39 @@ const MODE: u32 = 0o600;
 /// A state folder that this process alone uses.
 pub(crate) struct StateDir {
     folder: PathBuf,
-    /// Locked for as long as it is open, also when the process dies without a word.
-    pid: File,
+    /// Locked for as long as it is open, also when the process dies without a word. `None` once the folder is another edge's.
+    pid: Mutex<Option<File>>,
     writing: Mutex<Access>,
 }
 
-/// Whether this edge may still write.
-#[derive(Clone, Copy, PartialEq, Eq)]
+/// What is kept beside the table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Note {
+    /// The last bake.
+    Bake,
+    /// Services that are paused.
+    Pauses,
+}
+
+impl Note {
+    fn name(self) -> &'static str {
+        match self {
+            Note::Bake => "bake",
+            Note::Pauses => "pauses",
+        }
+    }
+
+    fn file(self) -> String {
+        format!("{}.json", self.name())
+    }
+}
+
+/// Whether this edge may write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Access {
     Owned,
+    /// The lock is shared with the edge that is about to hand over: whichever of the two fails, the other one goes on.
+    Shared,
     /// The folder may be another edge's by now.
     GivenUp,
 }
@@ -56,7 +85,7 @@ impl StateDir {
     /// When another edge has it.
     pub(crate) fn open(folder: &Path) -> Result<StateDir> {
         let socket = folder.join(CONTROL_SOCKET);
-        client::check_path(&socket)?;
+        client::check_path(&folder.join(LONGEST_SOCKET))?;
         let mut builder = std::fs::DirBuilder::new();
         builder.recursive(true).mode(0o700);
         builder
@@ -69,10 +98,64 @@ impl StateDir {
             "another edge answers at {}: stop it first, or use another state folder",
             socket.display()
         );
-        pid.set_len(0)
-            .and_then(|()| (&pid).write_all(format!("{}\n", std::process::id()).as_bytes()))
-            .with_context(|| format!("cannot write {}", path.display()))?;
-        Ok(StateDir { folder: folder.to_owned(), pid, writing: Mutex::new(Access::Owned) })
+        write_pid(&pid).with_context(|| format!("cannot write {}", path.display()))?;
+        Ok(StateDir::new(folder, pid, Access::Owned))
+    }
+
+    /// The folder of an edge that hands over, with its very lock: it is never unlocked in between. Nothing is written until
+    /// [`StateDir::own`].
+    ///
+    /// # Errors
+    /// When `lock` is not the lock of the folder.
+    pub(crate) fn share(folder: &Path, lock: File) -> Result<StateDir> {
+        let path = folder.join(PID);
+        let (given, there) = (lock.metadata()?, std::fs::metadata(&path)?);
+        ensure!(
+            (given.dev(), given.ino()) == (there.dev(), there.ino()),
+            "what was handed over is not the lock {}",
+            path.display()
+        );
+        Ok(StateDir::new(folder, lock, Access::Shared))
+    }
+
+    fn new(folder: &Path, pid: File, access: Access) -> StateDir {
+        StateDir { folder: folder.to_owned(), pid: Mutex::new(Some(pid)), writing: Mutex::new(access) }
+    }
+
+    /// The same lock again, for the edge that takes over.
+    pub(crate) fn lock(&self) -> Result<File> {
+        let pid = self.pid();
+        let pid = pid.as_ref().context("this edge has given up its state folder")?;
+        pid.try_clone().context("cannot share the lock of the state folder")
+    }
+
+    /// The folder is this edge's alone: the other one has let go of it.
+    pub(crate) fn own(&self) {
+        *self.writing.lock().unwrap_or_else(PoisonError::into_inner) = Access::Owned;
+        let written = self.pid().as_ref().map(write_pid);
+        if let Some(Err(error)) = written {
+            log::event("pid_not_written", json!({ "error": error.to_string() }));
+        }
+    }
+
+    /// The folder is another edge's, which has the lock too: this one only closes its own handle.
+    pub(crate) fn give_up(&self) {
+        *self.writing.lock().unwrap_or_else(PoisonError::into_inner) = Access::GivenUp;
+        self.pid().take();
+    }
+
+    /// Whether the folder is another edge's.
+    pub(crate) fn is_given_up(&self) -> bool {
+        *self.writing.lock().unwrap_or_else(PoisonError::into_inner) == Access::GivenUp
+    }
+
+    /// The folder's path.
+    pub(crate) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    fn pid(&self) -> MutexGuard<'_, Option<File>> {
+        self.pid.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Path of the control socket.
@@ -140,6 +223,33 @@ impl StateDir {
         self.write_where_different(COPY, restored)
     }
 
+    /// Keeps what belongs to the table in force and is not routed by: `None` keeps nothing.
+    pub(crate) fn keep(&self, note: Note, value: Option<&impl Serialize>) -> Result<()> {
+        let _access = self.write_access()?;
+        let path = self.folder.join(note.file());
+        match value {
+            Some(value) => stdx::fs::write_atomic(&path, &seal(note.name(), value)?, MODE),
+            None if path.exists() => {
+                std::fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// What was kept; what is unusable is reported, and then nothing.
+    pub(crate) fn recall<T: DeserializeOwned>(&self, note: Note) -> Option<T> {
+        let path = self.folder.join(note.file());
+        let read = || -> Result<Option<T>> {
+            let Some(bytes) = stdx::fs::read_if_exists(&path)? else { return Ok(None) };
+            Ok(Some(serde_json::from_value(unseal(note.name(), &bytes)?)?))
+        };
+        read().unwrap_or_else(|error| {
+            let name = note.name().to_uppercase();
+            log::event(&format!("{name}_UNUSABLE"), json!({ "path": path, "error": format!("{error:#}") }));
+            None
+        })
+    }
+
     fn write_where_different(&self, name: &str, table: &Table) -> Result<()> {
         // Generation 0 was never applied by anybody: falling back to it would be starting empty.
         let is_kept = table.generation == 0 || matches!(self.load(name), Ok(Some(kept)) if kept == *table);
@@ -175,11 +285,22 @@ impl StateDir {
     /// then lock a file that nobody else can find while a third one locks a new file of its name.
     pub(crate) fn close(&self) {
         // After the last write, and no write comes after this.
-        *self.writing.lock().unwrap_or_else(PoisonError::into_inner) = Access::GivenUp;
+        let access = std::mem::replace(
+            &mut *self.writing.lock().unwrap_or_else(PoisonError::into_inner),
+            Access::GivenUp,
+        );
+        // Unlocking a shared lock would unlock it for the other edge as well.
+        let Some(pid) = self.pid().take().filter(|_| access == Access::Owned) else { return };
         let _ = std::fs::remove_file(self.socket());
-        let _ = self.pid.set_len(0);
-        let _ = self.pid.unlock();
+        let _ = pid.set_len(0);
+        let _ = pid.unlock();
     }
+}
+
+fn write_pid(mut file: &File) -> std::io::Result<()> {
+    file.set_len(0)?;
+    file.rewind()?;
+    file.write_all(format!("{}\n", std::process::id()).as_bytes())
 }
 
 fn fallen_back(table: Table, reason: &Error) -> Restored {
@@ -213,16 +334,12 @@ fn lock(path: &Path) -> Result<File> {
 
 /// The table of an edge that was never told one.
 pub(crate) fn empty() -> Table {
-    Table { schema: SCHEMA.into(), generation: 0, routes: Vec::new(), slots: Default::default() }
+    Table::default()
 }
 
 /// The file of `table`: the table, and the digest of its canonical JSON.
 pub(crate) fn encode(table: &Table) -> Result<Vec<u8>> {
-    let table = serde_json::to_value(table)?;
-    let digest = Digest::of(stdx::json::canonical(&table)?);
-    let mut bytes = serde_json::to_vec_pretty(&json!({ "digest": digest, "table": table }))?;
-    bytes.push(b'\n');
-    Ok(bytes)
+    seal("table", table)
 }
 
 /// The table of a file's bytes.
@@ -230,18 +347,31 @@ pub(crate) fn encode(table: &Table) -> Result<Vec<u8>> {
 /// # Errors
 /// When it is not exactly what was written.
 pub(crate) fn decode(bytes: &[u8]) -> Result<Table> {
-    let mut file: Value = serde_json::from_slice(bytes).context("not JSON, or cut off")?;
-    let table = file.get_mut("table").map(Value::take).context("no table in it")?;
-    let schema = table.get("schema").and_then(Value::as_str).unwrap_or_default();
-    ensure!(schema == SCHEMA, "its schema is `{schema}`, this edge knows `{SCHEMA}`");
-    let digest = file.get("digest").and_then(Value::as_str).context("no digest in it")?;
-    ensure!(
-        digest == Digest::of(stdx::json::canonical(&table)?).to_string(),
-        "its digest does not match its table"
-    );
-    let table: Table = serde_json::from_value(table)?;
+    let value = unseal("table", bytes)?;
+    let schema = value.get("schema").and_then(Value::as_str).unwrap_or_default();
+    ensure!(READ_SCHEMAS.contains(&schema), "its schema is `{schema}`, this edge knows `{SCHEMA}`");
+    let table = Table { schema: SCHEMA.into(), ..serde_json::from_value(value)? };
     table.check().map_err(Error::msg)?;
     Ok(table)
+}
+
+/// A document with one member `name` and the digest of its canonical JSON.
+fn seal(name: &str, value: &impl Serialize) -> Result<Vec<u8>> {
+    let value = serde_json::to_value(value)?;
+    let digest = Digest::of(stdx::json::canonical(&value)?);
+    let mut bytes = serde_json::to_vec_pretty(&json!({ "digest": digest, name: value }))?;
+    bytes.push(b'\n');
+    Ok(bytes)
+}
+
+/// The member `name` of a document, as it was written or not at all.
+fn unseal(name: &str, bytes: &[u8]) -> Result<Value> {
+    let mut file: Value = serde_json::from_slice(bytes).context("not JSON, or cut off")?;
+    let value = file.get_mut(name).map(Value::take).with_context(|| format!("no {name} in it"))?;
+    let digest = file.get("digest").and_then(Value::as_str).context("no digest in it")?;
+    let is_whole = digest == Digest::of(stdx::json::canonical(&value)?).to_string();
+    ensure!(is_whole, "its digest does not match its {name}");
+    Ok(value)
 }
 
 #[cfg(test)]
@@ -251,14 +381,14 @@ mod tests {
 
     fn table(generation: u64) -> Table {
         let slot = Slot { service: "demo".into(), upstreams: vec!["127.0.0.1:4000".parse().unwrap()] };
-        let route =
-            Route { host: Some("h".into()), path_prefix: "/".into(), strip_prefix: false, slot: "a".into() };
-        Table {
-            schema: SCHEMA.into(),
-            generation,
-            routes: vec![route],
-            slots: [("a".to_owned(), slot)].into(),
-        }
+        let route = Route {
+            host: Some("h".into()),
+            path_prefix: "/".into(),
+            strip_prefix: false,
+            slot: "a".into(),
+            policy: Default::default(),
+        };
+        Table { generation, routes: vec![route], slots: [("a".to_owned(), slot)].into(), ..Table::default() }
     }
 
     fn saved(folder: &Path, upto: u64) -> StateDir {
@@ -295,7 +425,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let state = saved(folder.path(), 3);
         let newer =
-            String::from_utf8(encode(&table(3)).unwrap()).unwrap().replace("edge-table/1", "edge-table/2");
+            String::from_utf8(encode(&table(3)).unwrap()).unwrap().replace("edge-table/2", "edge-table/3");
         for name in [TABLE, COPY] {
             let path = folder.path().join(name);
             for broken in [Some(""), Some("{"), Some("\0\0\0"), Some(newer.as_str()), None] {

@@ -104,21 +104,30 @@ impl Pool {
     }
 }
 
+/// Connects to `address`.
+///
+/// # Errors
+/// When nobody accepts it within `timeout`.
+pub(crate) async fn connect(address: SocketAddr, timeout: Duration) -> io::Result<TcpStream> {
+    let stream = match tokio::time::timeout(timeout, TcpStream::connect(address)).await {
+        Ok(stream) => stream?,
+        Err(_) => return Err(io::Error::new(io::ErrorKind::TimedOut, "connect timed out")),
+    };
+    // While nobody listens on a local port, the system may give out that very port for our own end, and the connection
+    // then talks to itself.
+    if stream.local_addr()? == stream.peer_addr()? {
+        return Err(io::ErrorKind::ConnectionRefused.into());
+    }
+    Ok(stream)
+}
+
 impl Connection {
     /// Opens a connection.
     ///
     /// # Errors
     /// When nobody accepts it within `timeout`. Nothing was sent then.
     pub(crate) async fn open(address: SocketAddr, timeout: Duration) -> io::Result<Connection> {
-        let stream = match tokio::time::timeout(timeout, TcpStream::connect(address)).await {
-            Ok(stream) => stream?,
-            Err(_) => return Err(io::Error::new(io::ErrorKind::TimedOut, "connect timed out")),
-        };
-        // While nobody listens on a local port, the system may give out that very port for our own end, and the
-        // connection then talks to itself.
-        if stream.local_addr()? == stream.peer_addr()? {
-            return Err(io::ErrorKind::ConnectionRefused.into());
-        }
+        let stream = connect(address, timeout).await?;
         stream.set_nodelay(true)?;
         let stream = stream.into_std()?;
         let probe = stream.try_clone()?;

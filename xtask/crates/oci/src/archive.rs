@@ -1,13 +1,13 @@
 //! One tar archive that `docker load` of any version takes: an OCI image layout with Docker's own `manifest.json` beside it.
 
 use std::collections::BTreeMap;
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
 use oci_spec::image::{ImageConfiguration, ImageManifest};
 use serde_json::{Value, json};
-use stdx::{Digest, json as canonical_json};
+use stdx::{Digest, DigestWriter, json as canonical_json};
 
 use crate::compress::Compression;
 use crate::layout::{Layout, digest_of};
@@ -31,15 +31,36 @@ struct Blob {
     size: u64,
 }
 
+/// What an archive holds of an image.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ArchiveForm {
+    /// How its layers are stored.
+    pub layers: ArchiveLayers,
+    /// So many layers, counted from the lowest, are named without their content. An engine takes such an archive when it has an image
+    /// with exactly these lowest layers.
+    pub without_lowest: usize,
+}
+
+impl From<ArchiveLayers> for ArchiveForm {
+    /// The whole image.
+    fn from(layers: ArchiveLayers) -> ArchiveForm {
+        ArchiveForm { layers, without_lowest: 0 }
+    }
+}
+
 /// Writes the image of `layout` with the manifest digest `image` to `out`, to be loaded under the name `reference`
 /// (`name:tag`). Gives the digest of the manifest that the archive has.
+///
+/// Readers use an archive only when they found the documents at its end. These are written after every blob was compared with its
+/// digest, so that a damaged blob is never used.
 pub fn write_archive(
     layout: &Layout,
     image: Digest,
     reference: &str,
-    form: ArchiveLayers,
+    form: impl Into<ArchiveForm>,
     out: &mut impl Write,
 ) -> Result<Digest> {
+    let form = form.into();
     let stored = layout.manifest(&image)?;
     let config = digest_of(stored.config())?;
     let mut blobs = BTreeMap::new();
@@ -49,9 +70,7 @@ pub fn write_archive(
     blobs.insert(config, plain(layout.blob_path(&config), size));
     let manifest = manifest(layout, &image, &layers)?;
     for (digest, blob) in &blobs {
-        let content = blob.compression.open(&blob.path)?;
-        tar::write_file(&name(digest), blob.size, content, out)
-            .with_context(|| format!("cannot send the blob {digest}"))?;
+        write_blob(digest, blob, out).with_context(|| format!("cannot send the blob {digest}"))?;
     }
     let digest = Digest::of(&manifest);
     tar::write_file(&name(&digest), manifest.len() as u64, manifest.as_slice(), out)?;
@@ -59,6 +78,29 @@ pub fn write_archive(
     documents((digest, manifest.len()), &config, &layers, reference, out)?;
     out.write_all(&[0; 1024])?;
     Ok(digest)
+}
+
+fn write_blob(digest: &Digest, blob: &Blob, out: &mut impl Write) -> Result<()> {
+    let mut content =
+        Observed { inner: blob.compression.open(&blob.path)?, seen: DigestWriter::new(io::sink()) };
+    tar::write_file(&name(digest), blob.size, &mut content, out)?;
+    let (_, found, _) = content.seen.finish();
+    ensure!(found == *digest, "{} is damaged: its content is {found}", blob.path.display());
+    Ok(())
+}
+
+/// Passes on what it reads, and knows its digest.
+struct Observed<R> {
+    inner: R,
+    seen: DigestWriter<io::Sink>,
+}
+
+impl<R: Read> Read for Observed<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let n = self.inner.read(buffer)?;
+        self.seen.write_all(&buffer[..n])?;
+        Ok(n)
+    }
 }
 
 fn name(digest: &Digest) -> String {
@@ -69,7 +111,7 @@ fn name(digest: &Digest) -> String {
 fn layers(
     layout: &Layout,
     manifest: &ImageManifest,
-    form: ArchiveLayers,
+    form: ArchiveForm,
     blobs: &mut BTreeMap<Digest, Blob>,
 ) -> Result<Vec<(Digest, u64)>> {
     let config = layout.document(&digest_of(manifest.config())?)?;
@@ -80,10 +122,16 @@ fn layers(
         "the image has layers that its configuration does not name"
     );
     let mut layers = Vec::new();
-    for (layer, diff_id) in manifest.layers().iter().zip(diff_ids) {
+    for (at, (layer, diff_id)) in manifest.layers().iter().zip(diff_ids).enumerate() {
         let stored = digest_of(layer)?;
         let path = layout.blob_path(&stored);
-        let is_expanded = form == ArchiveLayers::WithoutZstd && compression(layer)? == Compression::Zstd;
+        let is_expanded =
+            form.layers == ArchiveLayers::WithoutZstd && compression(layer)? == Compression::Zstd;
+        if at < form.without_lowest {
+            // Whoever has the layer does not look at its size.
+            layers.push(if is_expanded { (diff_id.parse()?, 0) } else { (stored, layer.size()) });
+            continue;
+        }
         let (digest, blob) = if is_expanded {
             let content = Compression::Zstd.open(&path)?.take(MAX_EXPANDED);
             let (found, size) =
@@ -171,7 +219,7 @@ mod tests {
         let layers = vec![layer("one", Compression::Zstd), layer("two", Compression::Gzip)];
         let (zstd, gzip) = (layers[0].clone(), layers[1].clone());
         let image = spec(layers).to_image().unwrap().write("a", &layout).unwrap();
-        let archive = |form| {
+        let archive = |form: ArchiveLayers| {
             let mut out = Vec::new();
             let digest = write_archive(&layout, image, "a:1", form, &mut out).unwrap();
             (digest, out)
@@ -191,5 +239,59 @@ mod tests {
         assert!(names.contains(&name(&zstd.diff_id)) && names.contains(&name(&gzip.digest)), "{names:?}");
         assert!(!names.contains(&name(&zstd.digest)));
         assert!(names.contains(&name(&layout.config(&image).unwrap())));
+    }
+
+    #[test]
+    fn an_archive_for_an_engine_that_has_the_lowest_layers_names_them_without_their_content() {
+        let folder = tempfile::tempdir().unwrap();
+        let layout = Layout::create(folder.path()).unwrap();
+        let (image, layers) = image_of(&layout, &["one", "two", "three"]);
+        let form = ArchiveForm { layers: ArchiveLayers::AsStored, without_lowest: 2 };
+        let mut out = Vec::new();
+        assert_eq!(write_archive(&layout, image, "a:1", form, &mut out).unwrap(), image);
+        let files = files(&out);
+        assert!(!files.contains_key(&name(&layers[0])) && !files.contains_key(&name(&layers[1])));
+        assert!(files.contains_key(&name(&layers[2])));
+        let docker: Value = serde_json::from_slice(&files["manifest.json"]).unwrap();
+        assert_eq!(docker[0]["Layers"], json!(layers.iter().map(name).collect::<Vec<_>>()));
+    }
+
+    #[test]
+    fn a_damaged_layer_ends_the_archive_before_its_documents() {
+        let folder = tempfile::tempdir().unwrap();
+        let layout = Layout::create(folder.path()).unwrap();
+        let (image, layers) = image_of(&layout, &["one", "two"]);
+        let path = layout.blob_path(&layers[1]);
+        let mut bytes = std::fs::read(&path).unwrap();
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        std::fs::write(&path, bytes).unwrap();
+        let mut out = Vec::new();
+        let error = write_archive(&layout, image, "a:1", ArchiveLayers::AsStored, &mut out).unwrap_err();
+        let error = format!("{error:#}");
+        assert!(error.contains("damaged") && error.contains(&layers[1].hex()), "{error}");
+        assert!(!String::from_utf8_lossy(&out).contains("manifest.json"));
+    }
+
+    fn image_of(layout: &Layout, names: &[&str]) -> (Digest, Vec<Digest>) {
+        let layer = |name: &&str| {
+            let mut tree = Tree::new();
+            tree.file(name, 0o444, Source::Bytes(name.repeat(1000).into())).unwrap();
+            Layer::pack(&tree, Compression::Gzip, "", layout).unwrap()
+        };
+        let layers: Vec<Layer> = names.iter().map(layer).collect();
+        let digests = layers.iter().map(|layer| layer.digest).collect();
+        (spec(layers).to_image().unwrap().write("a", layout).unwrap(), digests)
+    }
+
+    fn files(archive: &[u8]) -> BTreeMap<String, Vec<u8>> {
+        let mut archive = ::tar::Archive::new(archive);
+        let read = |entry: io::Result<::tar::Entry<'_, &[u8]>>| {
+            let mut entry = entry.unwrap();
+            let mut content = Vec::new();
+            entry.read_to_end(&mut content).unwrap();
+            (entry.path().unwrap().display().to_string(), content)
+        };
+        archive.entries().unwrap().map(read).collect()
     }
 }

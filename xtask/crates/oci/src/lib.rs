@@ -23,7 +23,7 @@ mod tree;
 mod unpack;
 mod visit;
 
-pub use archive::{ArchiveLayers, write_archive};
+pub use archive::{ArchiveForm, ArchiveLayers, write_archive};
 pub use compress::Compression;
 pub use entries::Limits;
 pub use image::{HealthCheck, Image, ImageSpec};

@@ -1,7 +1,8 @@
-//! What every other crate stands on: content digests, canonical JSON, commands as values, and file operations whose
-//! errors name the path. It knows nothing of Cargo, images or deployments.
+//! What every other crate stands on: content digests, canonical JSON, commands as values, descriptors over sockets, and file
+//! operations whose errors name the path. It knows nothing of Cargo, images or deployments.
 
 mod cmd;
+pub mod descriptors;
 mod digest;
 pub mod fs;
 pub mod json;

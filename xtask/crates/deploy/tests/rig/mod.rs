@@ -27,6 +27,8 @@ pub(crate) struct Rig {
     pub(crate) listen: SocketAddr,
     layer: Layer,
     pub(crate) interrupt: AtomicBool,
+    /// Further keys of `edge:` in the environment, as YAML.
+    pub(crate) edge_more: Mutex<String>,
     pub(crate) notes: Mutex<Vec<String>>,
 }
 
@@ -62,7 +64,14 @@ impl Rig {
         tree.file("etc/marker", 0o444, Source::Bytes(b"inside".to_vec())).unwrap();
         let layer = Layer::pack(&tree, Compression::None, "tiny", &layout).unwrap();
         let listen = SocketAddr::from(([127, 0, 0, 1], free_port()));
-        Rig { folder, listen, layer, interrupt: AtomicBool::new(false), notes: Mutex::default() }
+        Rig {
+            folder,
+            listen,
+            layer,
+            interrupt: AtomicBool::new(false),
+            edge_more: Mutex::default(),
+            notes: Mutex::default(),
+        }
     }
 
     pub(crate) fn state(&self) -> PathBuf {
@@ -111,7 +120,7 @@ impl Rig {
         let extra: String = tweak.web_env.lines().map(|line| format!("      {line}\n")).collect();
         let replicas = tweak.replicas.max(1);
         let lines = [
-            format!("edge: {{listen: {}}}", self.listen),
+            format!("edge: {{listen: {}{}}}", self.listen, self.edge_more.lock().unwrap()),
             "settle_ms: 30".to_owned(),
             "drain_timeout_ms: 5000".to_owned(),
             "retain: 1".to_owned(),

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use edge::control::{Route, SCHEMA, Slot, Table};
+use edge::control::{Route, Slot, Table};
 
 use crate::service::Service;
 use crate::support::{Answer, Edge, PATIENCE};
@@ -68,7 +68,7 @@ fn requests_follow_host_and_path() {
         host: host.map(str::to_owned),
         path_prefix: prefix.into(),
         strip_prefix,
-        slot: slot.into(),
+        ..crate::support::route(slot)
     };
     let slot = |service: &Service| Slot { service: "s".into(), upstreams: vec![service.address] };
     let slots: BTreeMap<_, _> = ["root", "api", "site"]
@@ -81,7 +81,7 @@ fn requests_follow_host_and_path() {
         route(None, "/r/api", true, "api"),
         route(Some("Site.example"), "/", false, "site"),
     ];
-    edge.client.apply(&Table { schema: SCHEMA.into(), generation: 1, routes, slots }).unwrap();
+    edge.client.apply(&Table { generation: 1, routes, slots, ..Table::default() }).unwrap();
     let mut connection = edge.connect();
     let mut get = |host: &str, path: &str| {
         connection.send(format!("GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n"));

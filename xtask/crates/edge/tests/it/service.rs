@@ -47,6 +47,12 @@ pub(crate) struct Seen {
     pub(crate) open: AtomicU64,
     /// Answers that wait for the test's word go on when this rises.
     pub(crate) word: watch::Sender<u64>,
+    /// Requests that were answered, or are about to be.
+    pub(crate) requests: AtomicU64,
+    /// Of a hundred answers, so many have status 500.
+    pub(crate) failing_percent: AtomicU64,
+    /// Every answer takes so much longer.
+    pub(crate) delay_ms: AtomicU64,
 }
 
 impl Service {
@@ -69,6 +75,9 @@ impl Service {
             accepted: AtomicU64::new(0),
             open: AtomicU64::new(0),
             word: watch::Sender::new(0),
+            requests: AtomicU64::new(0),
+            failing_percent: AtomicU64::new(0),
+            delay_ms: AtomicU64::new(0),
         });
         runtime.spawn(accept(listener, Arc::clone(&seen)));
         Service { address, seen, runtime: Some(runtime) }
@@ -108,6 +117,13 @@ async fn accept(listener: TcpListener, seen: Arc<Seen>) {
 
 async fn answer(request: Request<Incoming>, seen: Arc<Seen>) -> Response<Body> {
     let path = request.uri().path().to_owned();
+    let turn = seen.requests.fetch_add(1, Ordering::AcqRel);
+    tokio::time::sleep(Duration::from_millis(seen.delay_ms.load(Ordering::Acquire))).await;
+    if turn * 37 % 100 < seen.failing_percent.load(Ordering::Acquire) {
+        let mut response = text("out of order");
+        *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
+        return response;
+    }
     let number: u64 = request.uri().query().and_then(|query| query.parse().ok()).unwrap_or(0);
     let mut response = match path.as_str() {
         "/slow" => {
@@ -143,6 +159,13 @@ async fn answer(request: Request<Incoming>, seen: Arc<Seen>) -> Response<Body> {
             std::future::pending().await
         }
         "/upgrade" => upgrade(request),
+        "/websocket" => websocket(request),
+        "/events" => events(number),
+        "/own-headers" => {
+            let mut response = text("");
+            response.headers_mut().insert("x-frame-options", "SAMEORIGIN".parse().unwrap());
+            response
+        }
         "/mark" => {
             let mut response = text("mine");
             let headers = response.headers_mut();
@@ -282,5 +305,55 @@ fn upgrade(mut request: Request<Incoming>) -> Response<Body> {
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
     response.headers_mut().insert("connection", "upgrade".parse().unwrap());
     response.headers_mut().insert("upgrade", protocol);
+    response
+}
+
+/// Events, `pause_ms` apart and each in two pieces, for as long as somebody listens.
+fn events(pause_ms: u64) -> Response<Body> {
+    let mut response = channel(|sender| {
+        tokio::spawn(async move {
+            for number in 0.. {
+                for piece in [format!("data: {number}"), "\n\n".to_owned()] {
+                    if sender.send(Ok(Frame::data(piece.into()))).await.is_err() {
+                        return;
+                    }
+                }
+                tokio::time::sleep(Duration::from_millis(pause_ms)).await;
+            }
+        });
+    });
+    response.headers_mut().insert("content-type", "text/event-stream".parse().unwrap());
+    response
+}
+
+/// A WebSocket as far as its bytes go: messages of some bytes again and again, and a close frame for a close frame.
+fn websocket(mut request: Request<Incoming>) -> Response<Body> {
+    let upgrade = hyper::upgrade::on(&mut request);
+    tokio::spawn(async move {
+        let Ok(upgraded) = upgrade.await else { return };
+        let (mut reader, mut writer) = tokio::io::split(TokioIo::new(upgraded));
+        let mut message = vec![0x82, 126, 0x01, 0x2c];
+        message.extend([0x88; 300]);
+        let (head, rest) = message.split_at(100);
+        let talking = async {
+            while writer.write_all(head).await.is_ok() {
+                tokio::time::sleep(Duration::from_millis(3)).await;
+                if writer.write_all(rest).await.is_err() {
+                    return;
+                }
+            }
+        };
+        // The close frame of the client: masked, with a code.
+        let mut close = [0; 8];
+        tokio::select! {
+            () = talking => {}
+            _ = reader.read_exact(&mut close) => {}
+        }
+        let _ = writer.write_all(&[0x88, 2, close[6] ^ close[2], close[7] ^ close[3]]).await;
+    });
+    let mut response = text("");
+    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    response.headers_mut().insert("connection", "upgrade".parse().unwrap());
+    response.headers_mut().insert("upgrade", "websocket".parse().unwrap());
     response
 }

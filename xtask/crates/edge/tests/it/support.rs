@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use edge::Options;
 use edge::client::Client;
-use edge::control::{Observed, Route, SCHEMA, Slot, Table};
+use edge::control::{Observed, Policy, Route, Slot, Table};
 
 /// Nothing that works takes as long, also on a busy machine.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
@@ -26,11 +26,23 @@ pub(crate) fn eventually<T>(what: &str, mut found: impl FnMut() -> Option<T>) ->
     }
 }
 
+/// A state folder, which goes with its owner.
+pub(crate) struct Folder {
+    path: PathBuf,
+    _owned: Option<tempfile::TempDir>,
+}
+
+impl Folder {
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
 /// An edge in a thread of the test. Dropping it stops it.
 pub(crate) struct Edge {
     pub(crate) client: Client,
     pub(crate) address: SocketAddr,
-    pub(crate) folder: tempfile::TempDir,
+    pub(crate) folder: Folder,
     thread: Option<JoinHandle<anyhow::Result<()>>>,
 }
 
@@ -41,6 +53,16 @@ impl Edge {
 
     pub(crate) fn start_with(change: impl FnOnce(&mut Options)) -> Edge {
         let folder = tempfile::tempdir().unwrap();
+        let folder = Folder { path: folder.path().to_owned(), _owned: Some(folder) };
+        Edge::start_at(folder, change)
+    }
+
+    /// In a folder that outlives it.
+    pub(crate) fn start_in(path: &Path) -> Edge {
+        Edge::start_at(Folder { path: path.to_owned(), _owned: None }, |_| {})
+    }
+
+    fn start_at(folder: Folder, change: impl FnOnce(&mut Options)) -> Edge {
         let mut options = options(folder.path());
         change(&mut options);
         let thread = std::thread::spawn(move || edge::serve(options));
@@ -89,9 +111,23 @@ pub(crate) fn await_edge(client: &Client) -> Observed {
 
 /// A table that routes everything to one slot.
 pub(crate) fn table(generation: u64, slot: &str, upstreams: &[SocketAddr]) -> Table {
-    let route = Route { host: None, path_prefix: "/".into(), strip_prefix: false, slot: slot.into() };
-    let place = Slot { service: "demo".into(), upstreams: upstreams.to_vec() };
-    Table { schema: SCHEMA.into(), generation, routes: vec![route], slots: [(slot.to_owned(), place)].into() }
+    let slots = [(slot.to_owned(), place(upstreams))].into();
+    Table { generation, routes: vec![route(slot)], slots, ..Table::default() }
+}
+
+/// A route of everything to one slot.
+pub(crate) fn route(slot: &str) -> Route {
+    Route {
+        host: None,
+        path_prefix: "/".into(),
+        strip_prefix: false,
+        slot: slot.into(),
+        policy: Policy::default(),
+    }
+}
+
+pub(crate) fn place(upstreams: &[SocketAddr]) -> Slot {
+    Slot { service: "demo".into(), upstreams: upstreams.to_vec() }
 }
 
 /// A client connection on which each byte is the test's.
@@ -207,6 +243,32 @@ impl Raw {
         }
         answer.body = String::from_utf8(body).unwrap();
         answer
+    }
+
+    /// All bytes up to the end of the connection.
+    pub(crate) fn rest(&mut self) -> Vec<u8> {
+        let mut rest = Vec::new();
+        self.0.read_to_end(&mut rest).unwrap();
+        rest
+    }
+
+    /// Reads what is there already.
+    pub(crate) fn take_ready(&mut self) {
+        while self.is_readable() {
+            let ready = self.0.fill_buf().unwrap().len();
+            if ready == 0 {
+                return;
+            }
+            self.0.consume(ready);
+        }
+    }
+
+    /// Whether there is something to read, be it the end.
+    pub(crate) fn is_readable(&mut self) -> bool {
+        self.0.get_ref().set_nonblocking(true).unwrap();
+        let peeked = self.0.get_ref().peek(&mut [0]);
+        self.0.get_ref().set_nonblocking(false).unwrap();
+        peeked.is_ok() || !self.0.buffer().is_empty()
     }
 
     /// Whether the edge has closed the connection, in good order or not.

@@ -6,11 +6,11 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use edge::client::{Drained, Error};
-use edge::control::{Refusal, Route, SCHEMA, Slot, Table};
+use edge::control::{Refusal, Table};
 use load::{ConnectionUse, Plan, Profile, Report};
 
 use crate::service::{Ledger, Service};
-use crate::support::{Edge, PATIENCE, eventually, table};
+use crate::support::{Edge, PATIENCE, eventually, place, route, table};
 
 /// Every kind of client at once, until it is stopped.
 fn plan(target: SocketAddr) -> Plan {
@@ -177,16 +177,13 @@ fn a_drain_waits_for_slow_answers_and_counts_streams() {
 fn idle_connections_to_a_drained_slot_are_closed_also_while_it_stays_in_the_table() {
     let edge = Edge::start();
     let (blue, green) = (Service::start("blue"), Service::start("green"));
-    let route =
-        |slot: &str| Route { host: None, path_prefix: "/".into(), strip_prefix: false, slot: slot.into() };
-    let place = |service: &Service| Slot { service: "demo".into(), upstreams: vec![service.address] };
     let slots: BTreeMap<_, _> =
-        [("blue".to_owned(), place(&blue)), ("green".to_owned(), place(&green))].into();
+        [("blue".to_owned(), place(&[blue.address])), ("green".to_owned(), place(&[green.address]))].into();
     let table = |generation, slot| Table {
-        schema: SCHEMA.into(),
         generation,
         routes: vec![route(slot)],
         slots: slots.clone(),
+        ..Table::default()
     };
     edge.client.apply(&table(1, "blue")).unwrap();
     assert_eq!(edge.connect().get("/").body, "blue");
