@@ -4,6 +4,7 @@ mod base;
 mod build;
 mod cache;
 mod ci;
+mod data;
 mod deploy;
 mod deps;
 mod github;
@@ -21,6 +22,7 @@ pub(crate) use base::*;
 pub(crate) use build::*;
 pub(crate) use cache::*;
 pub(crate) use ci::*;
+pub(crate) use data::*;
 pub(crate) use deploy::*;
 pub(crate) use deps::*;
 pub(crate) use github::*;
@@ -66,6 +68,9 @@ pub(crate) enum Command {
     Logs(Logs),
     Rollback(Rollback),
     Down(Down),
+    Backup(Backup),
+    Restore(Restore),
+    Migrations(Migrations),
     Github(Github),
     /// Run one process of a slot; started by a deployment.
     #[command(hide = true)]

@@ -64,6 +64,9 @@ fn run(flags: &Slipway) -> anyhow::Result<()> {
         Command::Logs(flags) => cmd::logs::run(flags),
         Command::Rollback(flags) => cmd::rollback::run(flags),
         Command::Down(flags) => cmd::down::run(flags),
+        Command::Backup(flags) => cmd::databases::backup(flags),
+        Command::Restore(flags) => cmd::databases::restore(flags),
+        Command::Migrations(flags) => cmd::migrations::run(flags),
         Command::Github(flags) => cmd::github::run(flags),
         Command::Supervise { spec } => deploy::supervise(spec),
         Command::Edge { state, options, instance } => {

@@ -9,7 +9,7 @@ use release::{
 pub(crate) fn release(report: &Report) -> Release {
     let services = report.services.iter().map(|built| (built.name.clone(), service(built)));
     let git = report.git.as_ref().map(|git| GitState { revision: git.revision.clone(), dirty: git.dirty });
-    Release { schema: SCHEMA.to_owned(), git, services: services.collect() }
+    Release { schema: SCHEMA.to_owned(), git, services: services.collect(), migrations: Default::default() }
 }
 
 fn service(built: &BuiltService) -> Service {

@@ -4,10 +4,12 @@ mod attest;
 mod base;
 mod cache;
 pub(crate) mod ci;
+mod databases;
 mod deploy;
 mod deps;
 mod github;
 mod init;
+mod migrations;
 mod progress;
 mod scan;
 mod table;
@@ -28,10 +30,15 @@ use serde_json::{Value, json};
 pub(crate) use attest::{key, verified};
 pub(crate) use base::{images, lock_changes, locked};
 pub(crate) use cache::{moved as cache_moved, removed as cache_removed, stats as cache_stats};
+pub(crate) use databases::{
+    BackupRow, PrunedRow, Restoration, VerifiedRow, backup_plan, backups, pruned_backups, restore,
+    verified_backups,
+};
 pub(crate) use deploy::{DeployProgress, deploy_plan, down, outcome, status};
 pub(crate) use deps::{deps, deps_check, deps_diff, why};
 pub(crate) use github::{github, github_skipped};
 pub(crate) use init::init;
+pub(crate) use migrations::{migration_rules, migrations};
 pub(crate) use progress::Progress;
 pub(crate) use scan::{Scanned, ScannedCheck, annotate, plain, scanned};
 use table::Table;

@@ -8,6 +8,7 @@ mod base;
 mod build;
 mod cache;
 mod ci;
+mod data;
 mod deploy;
 mod deps;
 mod docs;

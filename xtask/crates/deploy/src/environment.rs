@@ -12,6 +12,7 @@ use release::Resources;
 use serde::de::{self, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 
+use crate::databases::DatabaseSettings;
 use crate::outcome::Error;
 use stdx::yaml::File;
 use stdx::yaml::Problem;
@@ -49,6 +50,9 @@ pub struct Environment {
     pub settle_ms: u64,
     /// Stopped slots kept per service, ready to be started again by a rollback.
     pub retain: usize,
+    /// Databases by name, to be backed up and restored. They are no part of what runs, so they are not kept with it.
+    #[serde(skip_serializing)]
+    pub databases: BTreeMap<String, DatabaseSettings>,
     /// What the scan of a release must look like. It is no part of what runs, so it is not kept with it.
     #[serde(skip_serializing)]
     pub scan: ScanPolicy,
@@ -271,6 +275,7 @@ impl Default for Environment {
             drain_timeout_ms: 10_000,
             settle_ms: 500,
             retain: 2,
+            databases: BTreeMap::new(),
             scan: ScanPolicy::default(),
             signature: SignaturePolicy::default(),
         }
@@ -354,6 +359,7 @@ pub fn check_name(name: &str) -> Result<(), Error> {
 impl Environment {
     /// Makes the paths in it absolute: it is kept and used again by a rollback, from wherever that is called.
     fn anchor(&mut self, folder: &Path) {
+        self.databases.values_mut().for_each(|database| database.anchor(folder));
         for value in self.services.values_mut().flat_map(|service| service.env.values_mut()) {
             if let Value::FromFile { from_file } = value {
                 *from_file = folder.join(&*from_file);
@@ -489,6 +495,7 @@ mod tests {
         Images,
         Configuration,
         Workflows,
+        Migrations,
         Waivers,
     }
 
@@ -501,6 +508,7 @@ mod tests {
                 Check::Images => CheckName::Images,
                 Check::Configuration => CheckName::Configuration,
                 Check::Workflows => CheckName::Workflows,
+                Check::Migrations => CheckName::Migrations,
                 Check::Waivers => CheckName::Waivers,
             }
         }

@@ -6,6 +6,7 @@
 //! Invariant: whatever happens, the edge leads only to slots that passed their gate. What a killed operation leaves
 //! behind is cleared up by the next one.
 
+mod databases;
 mod driver;
 mod edge_process;
 mod environment;
@@ -32,6 +33,7 @@ mod status;
 mod supervisor;
 mod target;
 
+pub use databases::{BackupSettings, DatabaseEngine, DatabaseSettings, DatabaseTools, UrlSource};
 pub use environment::{
     Edge, EdgeCertificate, EdgeTls, Environment, EnvironmentFile, EnvironmentRoute, HealthValues, LOCAL,
     Platform, ScanPolicy, ServiceValues, SignaturePolicy, Value, check_name,

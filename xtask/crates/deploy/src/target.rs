@@ -549,6 +549,7 @@ mod tests {
             schema: release::SCHEMA.into(),
             git: None,
             services: BTreeMap::from([("a".into(), service)]),
+            migrations: BTreeMap::new(),
         }
     }
 

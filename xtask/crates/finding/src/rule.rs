@@ -36,19 +36,22 @@ pub enum Check {
     Configuration,
     /// GitHub Actions workflows.
     Workflows,
+    /// Migrations of databases.
+    Migrations,
     /// The waivers themselves: expired, or waiving nothing.
     Waivers,
 }
 
 impl Check {
     /// All of them, in the order in which reports show them.
-    pub const ALL: [Check; 7] = [
+    pub const ALL: [Check; 8] = [
         Check::Advisories,
         Check::Secrets,
         Check::Licences,
         Check::Images,
         Check::Configuration,
         Check::Workflows,
+        Check::Migrations,
         Check::Waivers,
     ];
 
@@ -61,6 +64,7 @@ impl Check {
             Check::Images => "images",
             Check::Configuration => "configuration",
             Check::Workflows => "workflows",
+            Check::Migrations => "migrations",
             Check::Waivers => "waivers",
         }
     }

@@ -23,6 +23,19 @@ pub struct Release {
     pub git: Option<GitState>,
     /// By service name.
     pub services: BTreeMap<String, Service>,
+    /// The migrations that it was built with, by the name of the database; releases of earlier versions name none.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub migrations: BTreeMap<String, MigrationSet>,
+}
+
+/// The migrations of one database: what decides whether a schema may lose something that this release used.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MigrationSet {
+    /// Digest over the names and digests of all files.
+    pub set: Digest,
+    /// Digest of each file, by its path below the folder of migrations.
+    pub files: BTreeMap<String, Digest>,
 }
 
 /// The commit that was built.
@@ -226,7 +239,12 @@ mod tests {
             volumes: vec![],
             resources: Resources::default(),
         };
-        Release { schema: SCHEMA.into(), git: None, services: BTreeMap::from([("api".into(), service)]) }
+        Release {
+            schema: SCHEMA.into(),
+            git: None,
+            services: BTreeMap::from([("api".into(), service)]),
+            migrations: BTreeMap::new(),
+        }
     }
 
     #[test]

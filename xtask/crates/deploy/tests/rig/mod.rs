@@ -141,7 +141,7 @@ impl Rig {
         if tweak.with_twin {
             services.insert("twin".to_owned(), self.routed("twin", "twin", &Tweak::default()));
         }
-        Release { schema: release::SCHEMA.to_owned(), git: None, services }
+        Release { schema: release::SCHEMA.to_owned(), git: None, services, migrations: BTreeMap::new() }
     }
 
     fn routed(&self, name: &str, version: &str, tweak: &Tweak) -> Service {
