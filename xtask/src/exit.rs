@@ -122,7 +122,7 @@ fn code(error: &Error) -> Code {
     }
     match error.downcast_ref::<deploy::Error>() {
         Some(deploy::Error::Preflight(_)) => return Code::Configuration,
-        Some(deploy::Error::LockHeld(_)) => return Code::LockHeld,
+        Some(deploy::Error::LockHeld(_) | deploy::Error::Overtaken(_)) => return Code::LockHeld,
         Some(deploy::Error::JournalDamaged { .. }) => return Code::NeedsHuman,
         Some(deploy::Error::Interrupted) => return Code::Interrupted,
         Some(deploy::Error::Other(_)) => return Code::Other,

@@ -1,4 +1,7 @@
-//! `cargo xtask deploy`: build, admit, plan, show, deploy, report.
+//! `cargo xtask deploy`: build, admit, plan, show, deploy, report. `resume` and `abort` are for one that was interrupted.
+
+mod interrupted;
+mod notify;
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
@@ -11,7 +14,14 @@ use crate::exit::{Code, ResultExt};
 use crate::render::{self, DeployProgress};
 use crate::{flags, manifest};
 
+pub(crate) use notify::Notifier;
+
 pub(crate) fn run(flags: &flags::Deploy) -> Result<()> {
+    match &flags.interrupted {
+        Some(flags::Interrupted::Resume(flags)) => return interrupted::resume(flags),
+        Some(flags::Interrupted::Abort(flags)) => return interrupted::abort(flags),
+        None => {}
+    }
     let root = super::workspace_root().or_exit(Code::Configuration)?;
     let file = environment(&root, &flags.environment)?;
     let state = state(&root, &flags.environment)?;
@@ -26,9 +36,9 @@ pub(crate) fn run(flags: &flags::Deploy) -> Result<()> {
     let show = |event: Progress<'_>| progress.show(event);
     let site = site(launcher, &state, &layout, &interrupted, &show);
     if flags.dry_run {
-        let plan = ::deploy::dry_run(&site, &release, &file);
+        let preview = ::deploy::dry_run(&site, &release, &file);
         progress.finish();
-        return render::deploy_plan(&plan.map_err(|error| explain(error, &flags.environment))?, flags.json);
+        return render::preview(&preview.map_err(|error| explain(error, &flags.environment))?, flags.json);
     }
     if flags.environment.state.is_none() {
         keep_out_of_git(&root)?;
@@ -37,8 +47,10 @@ pub(crate) fn run(flags: &flags::Deploy) -> Result<()> {
     if flags.repair {
         ::deploy::repair(&site)?;
     }
+    let notifier = Notifier::begin(&site, "deploy", &file, Some(&release));
     let outcome = ::deploy::deploy(&site, &release, &file);
     progress.finish();
+    notifier.tell(&outcome);
     finish(&outcome.map_err(|error| explain(error, &flags.environment))?, &state, flags.json)
 }
 
@@ -52,7 +64,7 @@ fn release(root: &Path, flags: &flags::Deploy, interrupted: &AtomicBool) -> Resu
 }
 
 /// The environment's file, or what stands for it.
-fn environment(root: &Path, flags: &flags::Environment) -> Result<EnvironmentFile> {
+pub(crate) fn environment(root: &Path, flags: &flags::Environment) -> Result<EnvironmentFile> {
     Ok(EnvironmentFile::load(&root.join("deploy/environments"), &flags.environment)?)
 }
 
@@ -91,7 +103,7 @@ pub(crate) fn site<'a>(
 ) -> Site<'a> {
     let arguments = std::env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned());
     let command = ["cargo xtask".to_owned()].into_iter().chain(arguments).collect::<Vec<_>>().join(" ");
-    Site { state, layout, launcher, command, interrupt, report }
+    Site { state, layout, launcher, command, who: ::deploy::operator(), interrupt, report }
 }
 
 /// What mends a damaged journal, in words.
@@ -122,7 +134,7 @@ pub(crate) fn finish(outcome: &Outcome, state: &Path, as_json: bool) -> Result<(
         Outcome::Interrupted { .. } => (Code::Interrupted, "interrupted; what served before serves on"),
         Outcome::NeedsHuman { .. } => (
             Code::NeedsHuman,
-            "nobody can say whether traffic was switched; look at `cargo xtask status`, then deploy again",
+            "nobody can say whether traffic was switched; look at `cargo xtask status`, then `cargo xtask deploy resume` or `abort`",
         ),
     };
     Err(anyhow::anyhow!(text)).or_exit(code)

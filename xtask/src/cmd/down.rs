@@ -18,5 +18,8 @@ pub(crate) fn run(flags: &flags::Down) -> Result<()> {
     };
     let site = super::deploy::site(super::deploy::launcher()?, &state, &layout, &interrupted, &show);
     let volumes = if flags.delete_data { Volumes::Remove } else { Volumes::Keep };
+    if flags.dry_run {
+        return render::down_plan(&::deploy::down_dry_run(&state, volumes)?, flags.json);
+    }
     render::down(&::deploy::down(&site, volumes)?, flags.json)
 }

@@ -36,7 +36,7 @@ use signal_hook::iterator::Signals;
 use crate::exit::Code;
 
 /// A flag that the first Ctrl-C (or SIGTERM, or the end of the terminal) raises; the second one ends the program at once, and what it
-/// runs with it.
+/// runs with it. A deployment is left as it is then: `deploy resume` goes on with it, `deploy abort` clears it away.
 fn interruption() -> Result<Arc<AtomicBool>> {
     let raised = Arc::new(AtomicBool::new(false));
     let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP]).context("cannot listen for signals")?;

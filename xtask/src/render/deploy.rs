@@ -1,5 +1,6 @@
 //! What deploying shows: plans, progress, outcomes and the state of an environment.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::io::{IsTerminal, stderr};
 use std::path::Path;
@@ -7,12 +8,13 @@ use std::time::Duration;
 
 use anyhow::Result;
 use deploy::{
-    Action, Condition, Down, Evidence, Files, Outcome, Plan, ProcessStatus, Progress, Role, SlotStatus,
-    Status,
+    Aborted, Action, Audit, Condition, Difference, Down, Evidence, Files, Outcome, Plan, Preview,
+    ProcessStatus, Progress, Role, SlotStatus, Status,
 };
 use edge::control::Route;
 use indicatif::ProgressBar;
 use serde_json::json;
+use stdx::Digest;
 
 use super::table::Table;
 use super::{document, print};
@@ -64,12 +66,20 @@ impl DeployProgress {
     }
 }
 
-/// Prints what a deployment would do.
-pub(crate) fn deploy_plan(plan: &Plan, as_json: bool) -> Result<()> {
+/// Prints what a deployment would do, and how that differs from what runs.
+pub(crate) fn preview(preview: &Preview, as_json: bool) -> Result<()> {
+    let plan = &preview.plan;
     if as_json {
-        return document("slipway.deploy-plan/1", serde_json::to_value(plan)?);
+        let mut value = serde_json::to_value(plan)?;
+        value["differences"] = serde_json::to_value(&preview.differences)?;
+        return document("slipway.deploy-plan/1", value);
     }
     let mut text = actions(plan);
+    for (service, difference) in &preview.differences {
+        for line in differences(difference) {
+            writeln!(text, "{service}: {line}")?;
+        }
+    }
     if plan.routes_before == plan.routes_after {
         writeln!(text, "routes stay as they are")?;
     }
@@ -80,6 +90,43 @@ pub(crate) fn deploy_plan(plan: &Plan, as_json: bool) -> Result<()> {
         writeln!(text, "+ {}", describe(route))?;
     }
     print(&text)
+}
+
+/// A line for each thing that would change; names of variables, never values.
+fn differences(difference: &Difference) -> Vec<String> {
+    let mut lines = Vec::new();
+    let short =
+        |digest: &Option<Digest>| digest.map_or_else(|| "nothing".to_owned(), |digest| digest.short());
+    if let Some((before, after)) = &difference.image {
+        lines.push(format!("image {} becomes {}", short(before), short(after)));
+    }
+    if let Some((before, after)) = difference.replicas {
+        lines.push(format!("{before} replicas become {after}"));
+    }
+    let mut variables = |what: &str, names: &BTreeSet<String>| {
+        if !names.is_empty() {
+            let names = names.iter().cloned().collect::<Vec<_>>().join(", ");
+            lines.push(format!("{what} {names}"));
+        }
+    };
+    variables("sets", &difference.variables_added);
+    variables("no longer sets", &difference.variables_removed);
+    variables("changes the value of", &difference.variables_changed);
+    if difference.otherwise_changed {
+        lines.push("a secret, a bound, a volume or how it is stopped changes".to_owned());
+    }
+    if let Some(condition @ (Condition::Broken | Condition::Stopped)) = difference.condition {
+        lines.push(format!("what serves is {}", condition_name(condition)));
+    }
+    lines
+}
+
+fn condition_name(condition: Condition) -> &'static str {
+    match condition {
+        Condition::Serving => "serving",
+        Condition::Broken => "broken",
+        Condition::Stopped => "stopped",
+    }
 }
 
 fn actions(plan: &Plan) -> String {
@@ -194,11 +241,6 @@ fn slot_row(service: &str, slot: &SlotStatus) -> [String; 8] {
         Role::Retained => "kept for rollback",
         Role::Leftover => "left over",
     };
-    let condition = match slot.condition {
-        Condition::Serving => "serving",
-        Condition::Broken => "broken",
-        Condition::Stopped => "stopped",
-    };
     let health = |process: &ProcessStatus| {
         if process.health.is_healthy() {
             "healthy".to_owned()
@@ -216,7 +258,7 @@ fn slot_row(service: &str, slot: &SlotStatus) -> [String; 8] {
         service.to_owned(),
         slot.slot.clone(),
         role.to_owned(),
-        condition.to_owned(),
+        condition_name(slot.condition).to_owned(),
         health,
         restarts.to_string(),
         counter(|counters| counters.requests),
@@ -232,6 +274,59 @@ fn shortened(text: &str) -> String {
     } else {
         text.chars().take(MOST).chain(['…']).collect()
     }
+}
+
+/// Prints who did what, oldest first.
+pub(crate) fn timeline(audit: &Audit, as_json: bool) -> Result<()> {
+    if as_json {
+        return document("slipway.timeline/1", json!(audit));
+    }
+    let mut table = Table::new(["when", "who", "what", "how it ended", "took", "release", "commit"]);
+    for record in &audit.records {
+        let event = &record.event;
+        let detail = event.detail.as_ref().map(|detail| format!(": {}", shortened(detail)));
+        let seconds = i64::try_from(record.unix_ms / 1000).unwrap_or(i64::MAX);
+        table.row([
+            stdx::time::rfc3339(seconds),
+            event.who.clone(),
+            event.operation.clone(),
+            format!("{}{}", event.outcome, detail.unwrap_or_default()),
+            format!("{}.{} s", event.took_ms / 1000, event.took_ms % 1000 / 100),
+            event.release.map(|release| release.short()).unwrap_or_default(),
+            event.commit.as_deref().map(|commit| commit.chars().take(12).collect()).unwrap_or_default(),
+        ]);
+    }
+    let head = audit.head.map_or_else(|| "nothing was done yet".to_owned(), |head| format!("{head}"));
+    print(&format!("{table}{} records, the last one {head}\n", audit.records.len()))
+}
+
+/// Prints what became of an interrupted deployment.
+pub(crate) fn aborted(aborted: &Aborted, as_json: bool) -> Result<()> {
+    if as_json {
+        return document("slipway.abort/1", json!(aborted));
+    }
+    let end = if aborted.switched {
+        "it had switched: its release serves, and what served before was stopped; `cargo xtask rollback` goes back"
+    } else {
+        "it had not switched: what it began was cleared away, and what served before serves on"
+    };
+    print(&format!("interrupted at {}; {end}\n", aborted.interrupted_at))
+}
+
+/// Prints what would be stopped.
+pub(crate) fn down_plan(down: &Down, as_json: bool) -> Result<()> {
+    if as_json {
+        return document("slipway.down-plan/1", json!(down));
+    }
+    let mut text = String::new();
+    writeln!(text, "{}", if down.edge_stopped { "would stop the edge" } else { "no edge is running" })?;
+    for slot in &down.stopped {
+        writeln!(text, "would stop {slot}")?;
+    }
+    for volume in &down.volumes_removed {
+        writeln!(text, "would delete the data of {volume}")?;
+    }
+    print(&text)
 }
 
 /// Prints what was stopped.

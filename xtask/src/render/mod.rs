@@ -34,7 +34,7 @@ pub(crate) use databases::{
     BackupRow, PrunedRow, Restoration, VerifiedRow, backup_plan, backups, pruned_backups, restore,
     verified_backups,
 };
-pub(crate) use deploy::{DeployProgress, deploy_plan, down, outcome, status};
+pub(crate) use deploy::{DeployProgress, aborted, down, down_plan, outcome, preview, status, timeline};
 pub(crate) use deps::{deps, deps_check, deps_diff, why};
 pub(crate) use github::{github, github_skipped};
 pub(crate) use init::init;

@@ -4,21 +4,35 @@ use std::fs;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
+use std::process::Command;
 use std::time::Duration;
 
 use load::{ConnectionUse, Plan, Profile};
 use serde_json::Value;
 
-use crate::support::{Fixture, Run};
+use crate::support::{Fixture, Run, works};
 
 /// A workspace with the service `web`, an environment on free ports, and whatever runs there stopped at the end.
 struct Site {
     fixture: Fixture,
+    /// Name of the environment: on an engine it is shared by all who use it.
+    name: String,
+    platform: &'static str,
     listen: SocketAddr,
 }
 
 impl Site {
     fn new() -> Site {
+        Site::on("process", "local".to_owned())
+    }
+
+    /// On the Docker engine of this machine; `None` where there is none.
+    fn docker() -> Option<Site> {
+        let is_there = works("docker", "docker", &["version", "--format", "{{.Server.Version}}"]);
+        is_there.then(|| Site::on("docker", format!("it{}", std::process::id())))
+    }
+
+    fn on(platform: &'static str, name: String) -> Site {
         let fixture = Fixture::new();
         fixture.package("web", "", "");
         fixture.write(
@@ -26,10 +40,11 @@ impl Site {
             "http: { port: 9000, routes: [{ path_prefix: / }] }\n\
              health: { path: /health, interval_ms: 50, healthy_threshold: 3, start_timeout_ms: 5000 }\n\
              stop: { grace_ms: 2000 }\n\
-             volumes: [{ name: web-data, path: /data, path_env: DATA_DIR }]\n",
+             volumes: [{ name: web-data, path: /data, path_env: DATA_DIR }]\n\
+             env: { HOST: { default: 127.0.0.1, description: where it listens } }\n",
         );
         let listen = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        let site = Site { fixture, listen };
+        let site = Site { fixture, name, platform, listen };
         site.environment("settle_ms: 0\n");
         site.version("1", "200 OK");
         site.fixture.lock();
@@ -37,8 +52,15 @@ impl Site {
     }
 
     fn environment(&self, more: &str) {
-        let text = format!("edge: {{ listen: \"{}\" }}\n{more}", self.listen);
-        self.fixture.write("deploy/environments/local.yaml", &text);
+        let text = match self.platform {
+            "docker" => format!(
+                "platform: docker\nscan: {{ required: false }}\nservices: {{ web: {{ env: {{ HOST: 0.0.0.0 }} }} }}\n\
+                 edge: {{ listen: \"{}\" }}\n{more}",
+                self.listen
+            ),
+            _ => format!("edge: {{ listen: \"{}\" }}\n{more}", self.listen),
+        };
+        self.fixture.write(&format!("deploy/environments/{}.yaml", self.name), &text);
     }
 
     /// Changes the service's source: which version it says it is, and what it answers to its health check.
@@ -50,7 +72,7 @@ impl Site {
     }
 
     fn deploy(&self) -> Run {
-        self.fixture.run(&["deploy", "local"])
+        self.fixture.run(&["deploy", &self.name])
     }
 
     fn deployed(&self) {
@@ -73,15 +95,40 @@ impl Site {
     }
 
     fn ledger(&self) -> Vec<String> {
-        let path: PathBuf = self.fixture.path(".slipway/local/data/web-data/ledger");
+        let path: PathBuf = match self.platform {
+            "docker" => {
+                let volume = format!("{}-web-data", self.name);
+                let found = docker(&["volume", "inspect", "--format", "{{.Mountpoint}}", &volume]);
+                PathBuf::from(found).join("ledger")
+            }
+            _ => self.fixture.path(".slipway/local/data/web-data/ledger"),
+        };
         fs::read_to_string(path).unwrap_or_default().lines().map(str::to_owned).collect()
     }
 }
 
 impl Drop for Site {
     fn drop(&mut self) {
-        self.fixture.run(&["down", "local"]);
+        self.fixture.run(&["down", &self.name, "--delete-data"]);
+        if self.platform == "docker" {
+            let filter = format!("label=dev.slipway.environment={}", self.name);
+            let remove = |list: &[&str], remove: &[&str]| {
+                for id in docker(&[list, &["--filter", &filter]].concat()).lines() {
+                    docker(&[remove, &[id]].concat());
+                }
+            };
+            remove(&["ps", "-aq"], &["rm", "-fv"]);
+            remove(&["network", "ls", "-q"], &["network", "rm"]);
+            for image in docker(&["images", "-q", &format!("slipway-{}", self.name)]).lines() {
+                docker(&["rmi", "-f", image]);
+            }
+        }
     }
+}
+
+fn docker(args: &[&str]) -> String {
+    let output = Command::new("docker").args(args).output().unwrap();
+    String::from_utf8(output.stdout).unwrap().trim().to_owned()
 }
 
 #[test]
@@ -150,6 +197,72 @@ fn what_is_wrong_with_environment_or_machine_is_said_before_anything_changes() {
     site.environment("");
     let _busy = TcpListener::bind(site.listen).unwrap();
     site.deploy().fails(3, &[&site.listen.to_string(), "in use"]);
+}
+
+#[test]
+fn an_interrupted_deployment_is_resumed_or_aborted_and_all_of_it_is_on_record() {
+    let site = Site::new();
+    site.deployed();
+    site.fixture.run(&["deploy", "resume"]).fails(3, &["no deployment was interrupted"]);
+    for (version, word) in [("2", "abort"), ("3", "resume")] {
+        site.version(version, "200 OK");
+        let killed = site.fixture.run_after("export SLIPWAY_FAIL_POINT=gate:after-effect", &["deploy"]);
+        assert_ne!(killed.code, 0);
+        site.serves("1");
+        let run = site.fixture.run(&["deploy", word]);
+        assert_eq!(run.code, 0, "{}{}", run.stdout, run.stderr);
+        site.serves(if word == "abort" { "1" } else { "3" });
+    }
+    let plan = site.fixture.run(&["rollback", "--dry-run"]).stdout;
+    assert!(plan.contains("web: image ") && plan.contains("start again"), "{plan}");
+    let plan = site.fixture.run(&["down", "--dry-run", "--delete-data"]).stdout;
+    assert!(plan.contains("would stop web-") && plan.contains("would delete the data of web-data"), "{plan}");
+    site.serves("3");
+    let timeline = site.fixture.json(&["status", "--timeline"]);
+    let records = timeline["records"].as_array().unwrap();
+    let told: Vec<_> = records
+        .iter()
+        .map(|record| {
+            format!("{} {}", record["operation"].as_str().unwrap(), record["outcome"].as_str().unwrap())
+        })
+        .collect();
+    let expected = ["deploy begun", "deploy deployed", "deploy begun", "abort undone"];
+    assert_eq!(told[..4], expected, "{told:?}");
+    let audit = site.fixture.path(".slipway/local/audit.jsonl");
+    fs::write(&audit, fs::read_to_string(&audit).unwrap().replacen("undone", "finished", 1)).unwrap();
+    site.fixture.run(&["status", "--timeline"]).fails(13, &["audit.jsonl:4", "record 4 was changed"]);
+}
+
+#[test]
+fn webhooks_are_told_how_it_ended_and_never_stand_in_the_way() {
+    let site = Site::new();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}/S3CRET", listener.local_addr().unwrap());
+    let (sender, told) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            let mut bytes = [0; 4096];
+            let mut text = String::new();
+            while !text.ends_with('}') {
+                let length = stream.read(&mut bytes).unwrap();
+                text.push_str(&String::from_utf8_lossy(&bytes[..length]));
+            }
+            stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n").unwrap();
+            sender.send(text).unwrap();
+        }
+    });
+    site.fixture.write("hook", &url);
+    site.environment("notify: [{ url: { from_file: ../../hook } }, { url: { from_env: NOT_SET_ANYWHERE }, form: slack }]\n");
+    let run = site.deploy();
+    assert!(run.code == 0 && run.stderr.contains("webhook 2 of `notify` was not told"), "{}", run.stderr);
+    assert!(!run.stderr.contains("S3CRET"), "{}", run.stderr);
+    let body = told.recv_timeout(Duration::from_secs(10)).unwrap();
+    assert!(body.contains(r#""outcome":"deployed""#) && body.contains(r#""changed":["web"]"#), "{body}");
+    assert!(body.contains("audit_head"), "{body}");
+    site.version("sick", "500 Internal Server Error");
+    assert_eq!(site.deploy().code, 20);
+    let body = told.recv_timeout(Duration::from_secs(10)).unwrap();
+    assert!(body.contains(r#""is_success":false"#) && body.contains("healthy answers in a row"), "{body}");
 }
 
 #[test]
@@ -230,19 +343,39 @@ struct Proof {
     requests: u64,
 }
 
-/// SLIPWAY_PROOF=long for the figures of the documentation; the short one takes half a minute.
-fn proof() -> Proof {
-    match std::env::var("SLIPWAY_PROOF").as_deref() {
-        Ok("long") => Proof { deployments: 20, rate_per_second: 1_000, requests: 120_000 },
-        _ => Proof { deployments: 5, rate_per_second: 500, requests: 12_000 },
+/// SLIPWAY_PROOF=long for the figures of the documentation; the short one takes half a minute. An engine takes longer for a deployment
+/// than starting processes does, and the load must outlast all of them.
+fn proof(platform: &str) -> Proof {
+    let is_long = std::env::var("SLIPWAY_PROOF").is_ok_and(|proof| proof == "long");
+    match (platform, is_long) {
+        ("docker", true) => Proof { deployments: 20, rate_per_second: 400, requests: 120_000 },
+        ("docker", false) => Proof { deployments: 3, rate_per_second: 200, requests: 10_000 },
+        (_, true) => Proof { deployments: 20, rate_per_second: 1_000, requests: 120_000 },
+        (_, false) => Proof { deployments: 5, rate_per_second: 500, requests: 12_000 },
     }
 }
 
 #[test]
 fn deployments_under_load_lose_no_request() {
-    let site = Site::new();
+    prove(&Site::new());
+}
+
+#[test]
+fn deployments_to_docker_under_load_lose_no_request() {
+    let Some(site) = Site::docker() else { return };
+    prove(&site);
+    let status = site.fixture.json(&["status", &site.name]);
+    let web = status["services"]["web"].as_array().unwrap();
+    let container =
+        web.iter().find(|slot| slot["role"] == "active").unwrap()["processes"][0]["container"].as_str();
+    assert!(container.is_some_and(|name| name.starts_with(&format!("{}-web-", site.name))), "{web:?}");
+    let timeline = site.fixture.run(&["status", &site.name, "--timeline"]);
+    assert!(timeline.code == 0 && timeline.stdout.contains("deployed"), "{}", timeline.stdout);
+}
+
+fn prove(site: &Site) {
     site.deployed();
-    let proof = proof();
+    let proof = proof(site.platform);
     let profiles = vec![
         Profile::get("new connections", ConnectionUse::New, ["/"]).share(3),
         Profile::get("keep-alive", ConnectionUse::KeepAlive, ["/"]).share(3),

@@ -28,7 +28,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("workflow", &["stdx"]),
     ("build", &["base", "cache", "elf", "oci", "registry", "stdx", "supply", "workspace"]),
     ("docker", &["oci", "stdx"]),
-    ("deploy", &["edge", "finding", "oci", "release", "stdx"]),
+    ("deploy", &["docker", "edge", "finding", "oci", "release", "stdx"]),
     (
         "xtask",
         &[

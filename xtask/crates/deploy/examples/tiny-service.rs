@@ -23,6 +23,12 @@ fn main() -> std::io::Result<()> {
         "silent" => loop {
             std::thread::park();
         },
+        "hungry" => {
+            let mut food = Vec::new();
+            loop {
+                food.push(vec![1_u8; 1 << 20]);
+            }
+        }
         "family" => {
             Command::new(std::env::current_exe()?).env("MODE", "silent").spawn()?;
         }
@@ -37,7 +43,8 @@ fn main() -> std::io::Result<()> {
             std::thread::park();
         }
     }
-    let listener = TcpListener::bind(format!("127.0.0.1:{port}"))?;
+    let host = Some(variable("LISTEN")).filter(|host| !host.is_empty());
+    let listener = TcpListener::bind(format!("{}:{port}", host.as_deref().unwrap_or("127.0.0.1")))?;
     let checks = Arc::new(AtomicU32::new(0));
     for stream in listener.incoming().flatten() {
         let (mode, checks) = (mode.clone(), Arc::clone(&checks));
@@ -79,6 +86,10 @@ fn answer(path: &str, mode: &str, checks: &AtomicU32) -> (&'static str, String) 
     }
     if let Some(name) = path.strip_prefix("/env/") {
         return ("200 OK", variable(name));
+    }
+    if let Some(path) = path.strip_prefix("/file") {
+        let text = std::fs::read_to_string(path).unwrap_or_else(|error| error.to_string());
+        return ("200 OK", text);
     }
     if path == "/exit" {
         std::process::exit(4);

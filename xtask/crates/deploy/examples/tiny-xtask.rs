@@ -16,9 +16,9 @@ fn main() -> Result<ExitCode> {
         ["edge", state, options, instance] => {
             edge::serve(edge::Options::load(Path::new(options), Path::new(state), instance.parse()?)?)?;
         }
-        ["deploy", state, layout, release, environments] => {
+        ["deploy", state, layout, release, environments, name] => {
             return run(state, |site| {
-                deploy(&Site { layout: Path::new(layout), ..site }, release, environments)
+                deploy(&Site { layout: Path::new(layout), ..site }, release, environments, name)
             });
         }
         ["down", state] => {
@@ -44,6 +44,7 @@ fn run(state: &str, operation: impl FnOnce(Site<'_>) -> Result<ExitCode>) -> Res
             edge_args: vec!["edge".into()],
         },
         command: std::env::args().skip(1).take(1).chain(["test".to_owned()]).collect::<Vec<_>>().join(" "),
+        who: "somebody".to_owned(),
         interrupt: &AtomicBool::new(false),
         report: &|progress| {
             if !matches!(progress, Progress::Planned { .. }) {
@@ -60,9 +61,9 @@ fn run(state: &str, operation: impl FnOnce(Site<'_>) -> Result<ExitCode>) -> Res
     })
 }
 
-fn deploy(site: &Site<'_>, release: &str, environments: &str) -> Result<ExitCode> {
+fn deploy(site: &Site<'_>, release: &str, environments: &str, name: &str) -> Result<ExitCode> {
     let release = release::Release::load(Path::new(release))?;
-    let file = EnvironmentFile::load(Path::new(environments), "test")?;
+    let file = EnvironmentFile::load(Path::new(environments), name)?;
     let outcome = deploy::deploy(site, &release, &file)?;
     println!("{}", serde_json::to_string(&outcome)?);
     Ok(match outcome {

@@ -1,6 +1,6 @@
 //! Carries out a plan: asks the machine what to do, does it, writes it down before and after, and tells the machine
-//! what became of it. The order of things is the machine's; this knows how each thing is done on this machine's
-//! processes.
+//! what became of it. The order of things is the machine's; this knows the
+//! edge, the gate and the journal; what runs slots is behind [`Platform`].
 
 use std::collections::{BTreeMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -11,18 +11,19 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use edge::client::{Client, Error as ClientError};
 use edge::control::{Refusal, Slot, Table};
-use oci::Layout;
 
 use crate::fail_point::FailPoint;
 use crate::gate::{self, Rules};
 use crate::journal::{Entry, Journal, Phase};
+use crate::lock::Overtaken;
 use crate::machine::{End, Event, Machine, Step};
 use crate::operation::{Progress, Site};
 use crate::outcome::Evidence;
 use crate::plan::{Files, Plan};
-use crate::slot::{Ports, SlotFolder};
+use crate::platform::{self, NewSlot, Platform};
+use crate::route_policy::AccessLogFile;
 use crate::state::StateFolder;
-use crate::target::{Target, TargetService};
+use crate::target::Target;
 
 /// How often the interrupt flag is looked at.
 const INTERRUPT_CHECK: Duration = Duration::from_millis(50);
@@ -36,22 +37,15 @@ const EDGE_RETRY: Duration = Duration::from_millis(50);
 /// How often the streams to a slot are counted while it is drained.
 const STREAM_POLL: Duration = Duration::from_millis(100);
 
-/// An estimate that is seldom exceeded: compressed binaries unpack to less than this many times their size.
-const UNPACK_FACTOR: u64 = 4;
-
-/// Room that an unpacked release leaves for logs, journal and data.
-const SPARE_BYTES: u64 = 32 * 1024 * 1024;
-
 /// One run of one plan.
 pub(crate) struct Driver<'a> {
     pub(crate) site: &'a Site<'a>,
-    pub(crate) state: &'a StateFolder,
+    platform: &'a dyn Platform,
     pub(crate) target: &'a Target,
     pub(crate) plan: &'a Plan,
     pub(crate) client: Client,
-    journal: Mutex<Journal>,
+    journal: Mutex<&'a mut Journal>,
     fail_point: FailPoint,
-    ports: Ports,
     giving_up: AtomicBool,
     evidence: Mutex<BTreeMap<Step, Evidence>>,
 }
@@ -61,7 +55,6 @@ pub(crate) struct Driven {
     pub(crate) end: End,
     /// What is known of each step that failed.
     pub(crate) evidence: BTreeMap<Step, Evidence>,
-    pub(crate) journal: Journal,
 }
 
 enum Failure {
@@ -74,20 +67,20 @@ enum Failure {
 impl<'a> Driver<'a> {
     pub(crate) fn new(
         site: &'a Site<'a>,
-        state: &'a StateFolder,
+        state: &StateFolder,
+        platform: &'a dyn Platform,
         target: &'a Target,
         plan: &'a Plan,
-        journal: Journal,
+        journal: &'a mut Journal,
     ) -> Driver<'a> {
         Driver {
             site,
-            state,
+            platform,
             target,
             plan,
             client: crate::edge_process::client(state),
             journal: Mutex::new(journal),
             fail_point: FailPoint::from_env(),
-            ports: Ports::default(),
             giving_up: AtomicBool::new(false),
             evidence: Mutex::default(),
         }
@@ -119,8 +112,7 @@ impl<'a> Driver<'a> {
             }
         });
         let evidence = self.evidence.into_inner().unwrap_or_else(PoisonError::into_inner);
-        let journal = self.journal.into_inner().unwrap_or_else(PoisonError::into_inner);
-        Driven { end, evidence, journal }
+        Driven { end, evidence }
     }
 
     /// A reporter that panics, on a closed terminal for instance, must not end a step in the middle.
@@ -149,13 +141,15 @@ impl<'a> Driver<'a> {
     }
 
     /// The step between its two records. Before the switch nothing is done that could not be written down; after it,
-    /// and when clearing away, a journal that cannot be written is no reason to leave things undone.
+    /// and when clearing away, a journal that cannot be written is no reason to leave things undone. Whoever was overtaken
+    /// does nothing at all any more.
     fn journaled(&self, step: &Step) -> Result<(), Failure> {
         let failed = |error: anyhow::Error| Failure::Failed(Evidence::new(step, format!("{error:#}")));
         self.fail_point.pass(step.name(), "before-intent");
         let is_optional = matches!(step, Step::Drain(_) | Step::Stop(_) | Step::Retire(_) | Step::Discard(_));
         let written = self.append(step, Phase::Intent);
-        if !is_optional {
+        let is_overtaken = written.as_ref().is_err_and(|error| error.is::<Overtaken>());
+        if !is_optional || is_overtaken {
             written.map_err(failed)?;
         }
         self.fail_point.pass(step.name(), "after-intent");
@@ -188,27 +182,26 @@ impl<'a> Driver<'a> {
             Step::Switch => self.switch(step),
             Step::Drain(slot) => self.drain(slot).map_err(failed),
             Step::Stop(slot) => self.stop(slot).map_err(failed),
-            Step::Retire(slot) => self.folder(slot).remove().map_err(failed),
+            Step::Retire(slot) => self.platform.remove(slot).map_err(failed),
             Step::Discard(slot) => self.discard(slot).map_err(failed),
         }
     }
 
-    fn folder(&self, slot: &str) -> SlotFolder {
-        SlotFolder::new(self.state, slot)
-    }
-
-    /// The service of a slot that the plan starts.
-    fn service(&self, slot: &str) -> Result<(&String, &TargetService, Files)> {
+    /// A slot that the plan starts.
+    fn new_slot<'s>(&'s self, slot: &'s str) -> Result<(NewSlot<'s>, Files)> {
         let found = self.plan.started().find(|(_, name, _)| *name == slot);
-        let (name, _, files) = found.with_context(|| format!("the plan does not start {slot}"))?;
-        let target =
-            self.target.services.get(name).with_context(|| format!("the release has no service {name}"))?;
-        Ok((name, target, files))
+        let (service, _, files) = found.with_context(|| format!("the plan does not start {slot}"))?;
+        let target = self
+            .target
+            .services
+            .get(service)
+            .with_context(|| format!("the release has no service {service}"))?;
+        Ok((NewSlot { name: slot, service, target, release: self.plan.release }, files))
     }
 
     fn failed_slot(&self, step: &Step, slot: &str, error: &anyhow::Error) -> Failure {
-        let subjects = self.folder(slot).subjects();
-        Failure::Failed(gate::evidence(&step.to_string(), format!("{error:#}"), VecDeque::new(), &subjects))
+        let message = format!("{error:#}");
+        Failure::Failed(gate::evidence(&step.to_string(), message, VecDeque::new(), self.platform, slot))
     }
 
     fn preflight(&self) -> Result<()> {
@@ -217,60 +210,40 @@ impl<'a> Driver<'a> {
             observed.table.generation == self.plan.edge_generation,
             "the edge's table changed since the plan was made: deploy again"
         );
-        let mut needed = 0;
-        for (name, _, files) in self.plan.started() {
-            if files == Files::Unpack {
-                needed += self.unpacked_size(name)?;
-            }
+        let mut prepared = Vec::new();
+        for (_, slot, _) in self.plan.started().filter(|(_, _, files)| *files == Files::Unpack) {
+            prepared.push(self.new_slot(slot)?.0);
         }
-        let stats = rustix::fs::statvfs(self.state.root())
-            .with_context(|| format!("cannot look at the file system of {}", self.state.root().display()))?;
-        let free = stats.f_bavail.saturating_mul(stats.f_frsize);
-        let wanted = needed.saturating_add(SPARE_BYTES);
-        ensure!(
-            needed == 0 || free >= wanted,
-            "{} has {} MiB free and the release may need {} MiB: make room",
-            self.state.root().display(),
-            free >> 20,
-            wanted >> 20
-        );
+        for note in self.platform.check(&prepared, self.site)? {
+            self.report(Progress::Note { text: &note });
+        }
         Ok(())
     }
 
-    fn unpacked_size(&self, service: &str) -> Result<u64> {
-        let image = self.target.services.get(service).with_context(|| format!("no service {service}"))?.image;
-        let layout = Layout::open(self.site.layout)?;
-        let manifest = layout
-            .manifest(&image)
-            .with_context(|| format!("the image of {service} is not there: build it"))?;
-        Ok(manifest.layers().iter().map(|layer| layer.size().saturating_mul(UNPACK_FACTOR)).sum())
-    }
-
     fn unpack(&self, slot: &str) -> Result<()> {
-        let (service, target, _) = self.service(slot)?;
-        self.folder(slot).unpack(service, target, self.site.layout)
+        self.platform.prepare(&self.new_slot(slot)?.0, self.site)
     }
 
     fn start(&self, slot: &str) -> Result<()> {
-        let (service, target, files) = self.service(slot)?;
-        let folder = self.folder(slot);
+        let (new, files) = self.new_slot(slot)?;
         // A retained slot was out of sight for a while: what runs must be what was built.
-        if files == Files::Retained && !folder.is_intact() {
+        if files == Files::Retained && !self.platform.is_intact(slot)? {
             self.report(Progress::Note {
                 text: &format!("the files of {slot} changed: unpacking them again"),
             });
-            folder.unpack(service, target, self.site.layout)?;
+            self.platform.prepare(&new, self.site)?;
         }
-        folder.start(target, self.state, &self.ports, &self.site.launcher)
+        self.platform.start(&new, self.site)
     }
 
     fn gate(&self, step: &Step, slot: &str) -> Result<(), Failure> {
-        let (_, target, _) = self.service(slot).map_err(|error| self.failed_slot(step, slot, &error))?;
-        let rules = Rules { health: target.health.clone(), settle: self.target.settle };
+        let failed = |error| self.failed_slot(step, slot, &error);
+        let (new, _) = self.new_slot(slot).map_err(failed)?;
+        let rules = Rules { health: new.target.health.clone(), settle: self.target.settle };
         let is_given_up =
             || self.giving_up.load(Ordering::Relaxed) || self.site.interrupt.load(Ordering::Relaxed);
-        gate::gate(&step.to_string(), &self.folder(slot).subjects(), &rules, &is_given_up)
-            .map_err(Failure::Failed)
+        gate::gate(&step.to_string(), self.platform, slot, &rules, &is_given_up).map_err(Failure::Failed)?;
+        self.platform.keep_running(slot).map_err(failed)
     }
 
     /// Puts the table in force, and finds out whether it is when the edge does not say.
@@ -319,10 +292,9 @@ impl<'a> Driver<'a> {
     /// A new slot that passed its gate early must still be fit when the last one did.
     fn recheck(&self, step: &Step) -> Result<(), Failure> {
         for (_, slot, _) in self.plan.started() {
-            let (_, target, _) = self.service(slot).map_err(|error| self.failed_slot(step, slot, &error))?;
-            let rules = Rules { health: target.health.clone().map(once), settle: Duration::ZERO };
-            gate::gate(&step.to_string(), &self.folder(slot).subjects(), &rules, &|| false)
-                .map_err(Failure::Failed)?;
+            let (new, _) = self.new_slot(slot).map_err(|error| self.failed_slot(step, slot, &error))?;
+            let rules = Rules { health: new.target.health.clone().map(once), settle: Duration::ZERO };
+            gate::gate(&step.to_string(), self.platform, slot, &rules, &|| false).map_err(Failure::Failed)?;
         }
         Ok(())
     }
@@ -330,7 +302,7 @@ impl<'a> Driver<'a> {
     fn table(&self) -> Result<Table> {
         let mut slots = BTreeMap::new();
         for (service, slot) in self.plan.active_after() {
-            let upstreams = self.folder(&slot).upstreams();
+            let upstreams = platform::upstreams(self.platform, &slot)?;
             if !upstreams.is_empty() {
                 slots.insert(slot, Slot { service, upstreams });
             }
@@ -339,6 +311,7 @@ impl<'a> Driver<'a> {
             generation: self.plan.edge_generation + 1,
             routes: self.plan.routes_after.clone(),
             slots,
+            access_log: self.target.edge.access_log_file.map(AccessLogFile::control),
             ..Table::default()
         })
     }
@@ -352,15 +325,15 @@ impl<'a> Driver<'a> {
 
     fn stop(&self, slot: &str) -> Result<()> {
         self.ensure_unrouted(slot)?;
-        self.folder(slot).stop()
+        self.platform.stop(slot)
     }
 
     fn discard(&self, slot: &str) -> Result<()> {
         self.ensure_unrouted(slot)?;
-        let (_, _, files) = self.service(slot)?;
-        self.folder(slot).stop()?;
+        let (_, files) = self.new_slot(slot)?;
+        self.platform.stop(slot)?;
         match files {
-            Files::Unpack => self.folder(slot).remove(),
+            Files::Unpack => self.platform.remove(slot),
             Files::Retained => Ok(()),
         }
     }

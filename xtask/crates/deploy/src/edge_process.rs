@@ -307,6 +307,7 @@ fn options(edge: &Edge) -> OptionsFile {
         listen,
         certificates: edge.tls.iter().flat_map(|tls| tls.certificates.iter().map(files)).collect(),
         access_log: edge.access_log.unwrap_or_default(),
+        admin: edge.admin_listen,
         trust_forwarded: edge.trust_forwarded.unwrap_or_default(),
         max_connections: edge.max_connections,
         head_timeout_ms: edge.head_timeout_ms,

@@ -2,6 +2,8 @@
 //! whether it satisfies a release is decided in `target`. Unknown keys are refused, and a secret is never written in
 //! the file.
 
+mod platform;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -13,7 +15,10 @@ use serde::de::{self, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::databases::DatabaseSettings;
+use crate::notify::Webhook;
 use crate::outcome::Error;
+use crate::route_policy::{AccessLogFile, RoutePolicy};
+pub use platform::{DockerSettings, NetworkSettings, PlatformSettings};
 use stdx::yaml::File;
 use stdx::yaml::Problem;
 
@@ -37,7 +42,7 @@ pub struct EnvironmentFile {
 #[serde(deny_unknown_fields, default)]
 pub struct Environment {
     /// What runs the services.
-    pub platform: Platform,
+    pub platform: PlatformSettings,
     /// Where requests come in.
     pub edge: Edge,
     /// Values by service name; a service that is not named runs with its defaults.
@@ -59,6 +64,9 @@ pub struct Environment {
     /// What must be signed. It is no part of what runs, either.
     #[serde(skip_serializing)]
     pub signature: SignaturePolicy,
+    /// Who is told how operations ended. It is no part of what runs, either.
+    #[serde(skip_serializing)]
+    pub notify: Vec<Webhook>,
 }
 
 /// What must be signed before a release may be deployed.
@@ -90,16 +98,6 @@ pub struct ScanPolicy {
     pub fail_on: BTreeMap<Check, Severity>,
 }
 
-/// What runs the services.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[cfg_attr(test, derive(schemars::JsonSchema))]
-#[serde(rename_all = "lowercase")]
-pub enum Platform {
-    /// Processes on this machine.
-    #[default]
-    Process,
-}
-
 /// Where requests come in. A key that is absent has its usual value.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
@@ -119,6 +117,16 @@ pub struct Edge {
     /// Whether each request becomes a line in the edge's log; no where absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub access_log: Option<bool>,
+    /// Where the edge tells its figures at `/metrics`, in the format of Prometheus; nowhere where absent. Everybody who
+    /// reaches the address may read them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub admin_listen: Option<SocketAddr>,
+    /// Whether each request becomes a line in `access.log` beside the edge's table, and how that file is rotated.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub access_log_file: Option<AccessLogFile>,
+    /// Rules for the requests of all routes.
+    #[serde(default, skip_serializing_if = "RoutePolicy::is_empty")]
+    pub policy: RoutePolicy,
     /// Whether `Forwarded` and `X-Forwarded-*` of requests are believed. Only right behind a proxy that sets them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trust_forwarded: Option<bool>,
@@ -177,6 +185,9 @@ impl Edge {
             listen_plain: Vec::new(),
             tls: None,
             access_log: None,
+            admin_listen: None,
+            access_log_file: None,
+            policy: RoutePolicy::default(),
             trust_forwarded: None,
             max_connections: None,
             head_timeout_ms: None,
@@ -194,7 +205,8 @@ impl Edge {
         let first = std::iter::once(("listen", self.listen));
         let also = self.listen_also.iter().map(|address| ("listen_also", *address));
         let plain = self.listen_plain.iter().map(|address| ("listen_plain", *address));
-        first.chain(also).chain(plain).chain(redirect.map(|address| ("tls", address))).collect()
+        let admin = self.admin_listen.map(|address| ("admin_listen", address));
+        first.chain(also).chain(plain).chain(redirect.map(|address| ("tls", address))).chain(admin).collect()
     }
 }
 
@@ -244,6 +256,9 @@ pub struct EnvironmentRoute {
     /// Whether the prefix is removed before the request is passed on.
     #[serde(default)]
     pub strip_prefix: bool,
+    /// Rules for its requests, in place of those of `edge.policy`.
+    #[serde(default, skip_serializing_if = "RoutePolicy::is_empty")]
+    pub policy: RoutePolicy,
 }
 
 /// The value of a variable: text in the file, or the place where a secret lies.
@@ -268,7 +283,7 @@ pub enum Value {
 impl Default for Environment {
     fn default() -> Environment {
         Environment {
-            platform: Platform::Process,
+            platform: PlatformSettings::Process,
             edge: Edge::on(SocketAddr::from((Ipv4Addr::LOCALHOST, 8080))),
             services: BTreeMap::new(),
             routes: None,
@@ -278,6 +293,7 @@ impl Default for Environment {
             databases: BTreeMap::new(),
             scan: ScanPolicy::default(),
             signature: SignaturePolicy::default(),
+            notify: Vec::new(),
         }
     }
 }
@@ -369,6 +385,7 @@ impl Environment {
             pair.cert = folder.join(&pair.cert);
             pair.key = folder.join(&pair.key);
         }
+        self.notify.iter_mut().for_each(|webhook| webhook.anchor(folder));
     }
 
     /// The address under which the edge is reached from this machine, without encryption where there is such a one.
@@ -575,7 +592,11 @@ mod tests {
         check("services:\n  a:\n    replicas: many\n", &["e.yaml:3:", "services.a.replicas"]);
         check("services:\n  a:\n    env:\n      S: {from_vault: x}\n", &["services.a.env.S", "from_vault"]);
         check("services:\n  a:\n    env:\n      S: [1]\n", &["services.a.env.S", "from_env"]);
-        check("platform: docker\n", &["platform", "docker"]);
+        check("platform: podman\n", &["platform", "podman", "docker"]);
+        check("retain: 1\nplatform:\n  docker:\n    hots: x\n", &["platform", "hots"]);
+        check("notify:\n  - url: https://example.org/x\n", &["e.yaml:2:", "notify", "from_env"]);
+        check("notify:\n  - url: {from_env: X, from_file: y}\n", &["notify", "from_env"]);
+        check("notify:\n  - {url: {from_env: X}, from: slack}\n", &["notify", "unknown field", "from"]);
         check("scan:\n  fail_on:\n    secrets: bad\n", &["e.yaml:3:", "scan.fail_on", "critical"]);
         check("edge:\n  listen: here\n", &["e.yaml:2:", "edge.listen"]);
     }

@@ -1,19 +1,18 @@
 //! Whether a slot is fit to serve: health checks over HTTP, counted until enough healthy answers came in a row and
-//! nothing went wrong for the settle time. It knows addresses and replicas, not releases. The first end of a process
+//! nothing went wrong for the settle time. It knows instances of slots, not releases. The first end of a process
 //! fails the gate.
 
 use std::collections::VecDeque;
 use std::fmt;
 use std::io::Read;
-use std::net::{SocketAddr, TcpStream};
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use release::HealthCheck;
 use serde::Serialize;
 
-use crate::log;
 use crate::outcome::Evidence;
-use crate::replica::Replica;
+use crate::platform::Platform;
 
 /// Until the first healthy answer it is asked at least this often: a start is short, the interval is made for long
 /// runs.
@@ -51,15 +50,6 @@ pub enum Answer {
     },
 }
 
-/// A process to ask.
-#[derive(Debug, Clone)]
-pub(crate) struct Subject {
-    /// Its folder.
-    pub(crate) replica: Replica,
-    /// Where it listens; `None` for a process without a port.
-    pub(crate) address: Option<SocketAddr>,
-}
-
 /// When a slot counts as fit.
 #[derive(Debug, Clone)]
 pub(crate) struct Rules {
@@ -88,25 +78,6 @@ impl Answer {
     }
 }
 
-impl Subject {
-    /// Asks once.
-    pub(crate) fn ask(&self, health: Option<&HealthCheck>) -> Answer {
-        if self.replica.process().is_none() {
-            return Answer::None { reason: "the process does not run".to_owned() };
-        }
-        match (self.address, health) {
-            (Some(address), Some(health)) => {
-                get(address, &health.path, Duration::from_millis(health.timeout_ms))
-            }
-            (Some(address), None) => match TcpStream::connect_timeout(&address, Duration::from_secs(1)) {
-                Ok(_) => Answer::Alive,
-                Err(error) => Answer::None { reason: error.to_string() },
-            },
-            (None, _) => Answer::Alive,
-        }
-    }
-}
-
 impl Streak {
     /// Takes in an answer that came `at` this time; whether that is enough.
     fn on(&mut self, is_healthy: bool, at: Duration) -> bool {
@@ -124,13 +95,15 @@ impl Streak {
     }
 }
 
-/// Waits until all `subjects` are fit to serve.
+/// Waits until all instances of `slot` are fit to serve. A platform that cannot be asked for a moment is no failure of
+/// the slot: it has the time that a start may take to answer again.
 ///
 /// # Errors
 /// What is known, when one of them ended, when they are not fit in time, or when `is_given_up` says so.
 pub(crate) fn gate(
     step: &str,
-    subjects: &[Subject],
+    platform: &dyn Platform,
+    slot: &str,
     rules: &Rules,
     is_given_up: &dyn Fn() -> bool,
 ) -> Result<(), Evidence> {
@@ -145,14 +118,15 @@ pub(crate) fn gate(
     let start = Instant::now();
     let mut streak = Streak { threshold, settle: rules.settle, healthy: 0, reached: None };
     let mut answers = VecDeque::new();
-    let fail = |message: String, answers: VecDeque<Answer>| Err(evidence(step, message, answers, subjects));
+    let fail =
+        |message: String, answers: VecDeque<Answer>| Err(evidence(step, message, answers, platform, slot));
     loop {
-        let round: Vec<_> = subjects.iter().map(|subject| subject.ask(rules.health.as_ref())).collect();
+        let (round, ended) = ask_all(platform, slot, rules.health.as_ref());
         let is_healthy = round.iter().all(Answer::is_healthy);
         answers.extend(round);
         answers.drain(..answers.len().saturating_sub(KEPT_ANSWERS));
-        if subjects.iter().any(|subject| !subject.replica.exits().is_empty()) {
-            return fail("a process ended".to_owned(), answers);
+        if let Some(ended) = ended {
+            return fail(ended.to_owned(), answers);
         }
         if streak.on(is_healthy, start.elapsed()) {
             return Ok(());
@@ -170,17 +144,46 @@ pub(crate) fn gate(
     }
 }
 
+/// One answer of each instance, and in words that one of them ended since its start.
+fn ask_all(
+    platform: &dyn Platform,
+    slot: &str,
+    health: Option<&HealthCheck>,
+) -> (Vec<Answer>, Option<&'static str>) {
+    match platform.instances(slot) {
+        Ok(instances) if instances.is_empty() => {
+            (vec![Answer::None { reason: "nothing was started".to_owned() }], None)
+        }
+        Ok(instances) => {
+            // Before the question: an end that comes between the two is seen in the next round.
+            let ends: Vec<_> = instances.iter().flat_map(|instance| &instance.exits).collect();
+            let ended = match ends.iter().any(|end| end.out_of_memory.is_some()) {
+                true => Some("a process was killed because it used more memory than it may"),
+                false => (!ends.is_empty()).then_some("a process ended"),
+            };
+            (instances.iter().map(|instance| instance.ask(health)).collect(), ended)
+        }
+        Err(error) => (vec![Answer::None { reason: format!("{error:#}") }], None),
+    }
+}
+
 /// What is known of the slot whose step failed.
 pub(crate) fn evidence(
     step: &str,
     message: String,
     answers: VecDeque<Answer>,
-    subjects: &[Subject],
+    platform: &dyn Platform,
+    slot: &str,
 ) -> Evidence {
-    let exits = subjects.iter().flat_map(|subject| subject.replica.exits()).collect();
-    let log_tail =
-        subjects.iter().flat_map(|subject| log::tail(&subject.replica.log(), KEPT_LINES).unwrap_or_default());
-    Evidence { step: step.to_owned(), message, answers: answers.into(), exits, log_tail: log_tail.collect() }
+    let instances = platform.instances(slot).unwrap_or_default();
+    let tail = |number| platform.log(slot, number, KEPT_LINES).map(|log| log.0).unwrap_or_default();
+    Evidence {
+        step: step.to_owned(),
+        message,
+        answers: answers.into(),
+        log_tail: (0..instances.len()).flat_map(tail).collect(),
+        exits: instances.into_iter().flat_map(|instance| instance.exits).collect(),
+    }
 }
 
 /// Whether `is_given_up` became true within `pause`.
@@ -188,7 +191,8 @@ fn sleep_unless(pause: Duration, is_given_up: &dyn Fn() -> bool) -> bool {
     crate::replica::wait_until(pause, is_given_up)
 }
 
-fn get(address: SocketAddr, path: &str, timeout: Duration) -> Answer {
+/// One GET, of which the status and the beginning of the body are kept.
+pub(crate) fn get(address: SocketAddr, path: &str, timeout: Duration) -> Answer {
     let agent: ureq::Agent = ureq::Agent::config_builder()
         .timeout_global(Some(timeout))
         .http_status_as_error(false)

@@ -1,6 +1,8 @@
 //! What was done, in order, on disk before it matters: one checksummed record a line, synced one by one. It decides
 //! nothing; the truth about what serves is the edge's table. Invariant: a record once written is never changed. What
-//! a crash tore off at the end is cut; anything else that is not as it was written is refused.
+//! a crash tore off at the end is cut; anything else that is not as it was written is refused. Each record carries the
+//! token of the lock that it was written under: one with an older token than a record before it came from an operation
+//! that had been overtaken, and does not count.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -12,6 +14,7 @@ use edge::control::Route;
 use serde::{Deserialize, Serialize};
 use stdx::Digest;
 
+use crate::lock::Fence;
 use crate::outcome::Error;
 use crate::plan::Plan;
 use crate::state::{open_private, unix_ms};
@@ -21,8 +24,8 @@ use crate::state::{open_private, unix_ms};
 pub(crate) struct Journal {
     path: PathBuf,
     file: File,
-    length: u64,
     next: u64,
+    fence: Option<Fence>,
 }
 
 /// What the journal tells of the past.
@@ -32,6 +35,8 @@ pub struct History {
     pub activations: Vec<Activation>,
     /// The deployment that was begun and not ended.
     pub open: Option<Open>,
+    /// The highest token that a record carries.
+    pub token: u64,
 }
 
 /// What served from one change to the next.
@@ -55,6 +60,8 @@ pub struct Open {
     pub last: String,
     /// Whether the switch was recorded as done.
     pub switched: bool,
+    /// Whether it had switched, as the first operation found that took it up.
+    pub judged: Option<bool>,
 }
 
 /// What a record says.
@@ -72,6 +79,11 @@ pub(crate) enum Entry {
         step: String,
         /// Before or after.
         phase: Phase,
+    },
+    /// Another operation takes up the deployment that was begun last.
+    Judged {
+        /// Whether it found that it had switched.
+        switched: bool,
     },
     /// The deployment ended.
     End {
@@ -107,6 +119,9 @@ struct Record {
     sequence: u64,
     /// For people.
     unix_ms: u64,
+    /// Records of earlier versions have none.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    token: u64,
     entry: Entry,
     checksum: String,
 }
@@ -127,25 +142,39 @@ impl Journal {
         if let Some(folder) = path.parent() {
             stdx::fs::sync_dir(folder)?;
         }
-        let journal =
-            Journal { path: path.to_owned(), file, length: read.length, next: read.entries.len() as u64 + 1 };
-        Ok((journal, History::of(read.entries)))
+        let next = read.entries.len() as u64 + 1;
+        let journal = Journal { path: path.to_owned(), file, next, fence: None };
+        Ok((journal, History::of(read)))
+    }
+
+    /// From now on records carry the token of `fence`, and none is written once there is a higher one.
+    pub(crate) fn guard(&mut self, fence: Fence) {
+        self.fence = Some(fence);
+    }
+
+    /// # Errors
+    /// [`Overtaken`] when another operation was granted the lock, or wrote into the journal.
+    fn check_guard(&self) -> Result<u64> {
+        let Some(fence) = &self.fence else { return Ok(0) };
+        fence.check()?;
+        Ok(fence.token())
     }
 
     /// Appends a record and returns when it is on disk.
     ///
     /// # Errors
-    /// When it could not be written; the journal is then as it was before.
+    /// When it could not be written; the journal is then as it was before. [`Overtaken`](crate::lock::Overtaken) where
+    /// this operation may not write any more.
     pub(crate) fn append(&mut self, entry: Entry) -> Result<()> {
-        let line = line(self.next, entry)?;
+        let line = line(self.next, self.check_guard()?, entry)?;
+        let length = self.file.metadata().context("cannot look at the journal")?.len();
         let written = self.file.write_all(&line).and_then(|()| self.file.sync_data());
         if let Err(error) = written {
             // A torn record would be cut at the next start; cutting it now lets this process go on.
-            let cut = self.file.set_len(self.length).and_then(|()| self.file.sync_all());
+            let cut = self.file.set_len(length).and_then(|()| self.file.sync_all());
             let note = if cut.is_ok() { "" } else { ", nor cut back" };
             return Err(error).with_context(|| format!("{} cannot be written{note}", self.path.display()));
         }
-        self.length += line.len() as u64;
         self.next += 1;
         Ok(())
     }
@@ -154,15 +183,16 @@ impl Journal {
 impl History {
     /// Reads the history at `path` without changing the file; a missing file is an empty history.
     pub(crate) fn load(path: &Path) -> Result<History, Error> {
-        Ok(History::of(read(path)?.entries))
+        Ok(History::of(read(path)?))
     }
 
-    fn of(entries: Vec<Entry>) -> History {
+    fn of(read: Read) -> History {
         let mut history = History::default();
-        for entry in entries {
+        for entry in read.entries {
             match entry {
                 Entry::Begin { plan } => {
-                    history.open = Some(Open { plan, last: "begin".to_owned(), switched: false });
+                    history.open =
+                        Some(Open { plan, last: "begin".to_owned(), switched: false, judged: None });
                 }
                 Entry::Step { step, phase } => {
                     if let Some(open) = &mut history.open {
@@ -170,17 +200,25 @@ impl History {
                         open.last = format!("{step} ({})", phase.name());
                     }
                 }
+                Entry::Judged { switched } => {
+                    if let Some(open) = &mut history.open {
+                        open.judged = Some(switched);
+                    }
+                }
                 Entry::End { active, .. } => {
                     history.open = None;
                     history.activations.extend(active);
                 }
-                Entry::Repaired { active } => history = History { activations: vec![active], open: None },
+                Entry::Repaired { active } => {
+                    history = History { activations: vec![active], ..History::default() }
+                }
                 Entry::Down => {
                     history.open = None;
                     history.activations.push(Activation::default());
                 }
             }
         }
+        history.token = read.token;
         history
     }
 
@@ -213,54 +251,68 @@ impl Phase {
     }
 }
 
+#[derive(Default)]
 struct Read {
     entries: Vec<Entry>,
     /// Bytes up to the end of the last whole record.
     length: u64,
+    /// The highest token.
+    token: u64,
 }
 
 fn read(path: &Path) -> Result<Read, Error> {
     let bytes = stdx::fs::read_if_exists(path)?.unwrap_or_default();
-    let mut read = Read { entries: Vec::new(), length: 0 };
+    let mut read = Read::default();
     // Only what ends in a line break was written whole: the break is the last byte of its record.
     for (index, line) in
         bytes.split_inclusive(|byte| *byte == b'\n').enumerate().filter(|(_, line)| line.ends_with(b"\n"))
     {
-        let entry = parse(line, index as u64 + 1).map_err(|detail| Error::JournalDamaged {
-            file: path.to_owned(),
-            line: index + 1,
-            detail,
-        })?;
-        read.entries.push(entry);
+        let damaged = |detail| Error::JournalDamaged { file: path.to_owned(), line: index + 1, detail };
+        let record = parse(line).map_err(damaged)?;
         read.length += line.len() as u64;
+        // Written by an operation that had been overtaken, in the moment between its look and its write.
+        if record.token < read.token {
+            continue;
+        }
+        let sequence = read.entries.len() as u64 + 1;
+        if record.sequence != sequence {
+            let detail = format!("the record has the number {}, {sequence} was expected", record.sequence);
+            return Err(damaged(detail));
+        }
+        read.token = record.token;
+        read.entries.push(record.entry);
     }
     Ok(read)
 }
 
-fn parse(line: &[u8], sequence: u64) -> Result<Entry, String> {
+fn parse(line: &[u8]) -> Result<Record, String> {
     let record: Record = serde_json::from_slice(line).map_err(|error| format!("not a record ({error})"))?;
-    if checksum(record.sequence, record.unix_ms, &record.entry).ok().as_deref()
-        != Some(record.checksum.as_str())
-    {
+    let expected = checksum(record.sequence, record.unix_ms, record.token, &record.entry).ok();
+    if expected.as_deref() != Some(record.checksum.as_str()) {
         return Err("the record does not match its checksum".to_owned());
     }
-    if record.sequence != sequence {
-        return Err(format!("the record has the number {}, {sequence} was expected", record.sequence));
-    }
-    Ok(record.entry)
+    Ok(record)
 }
 
-fn line(sequence: u64, entry: Entry) -> Result<Vec<u8>> {
+fn line(sequence: u64, token: u64, entry: Entry) -> Result<Vec<u8>> {
     let unix_ms = unix_ms();
-    let checksum = checksum(sequence, unix_ms, &entry)?;
-    let mut line = serde_json::to_vec(&Record { sequence, unix_ms, entry, checksum })?;
+    let checksum = checksum(sequence, unix_ms, token, &entry)?;
+    let mut line = serde_json::to_vec(&Record { sequence, unix_ms, token, entry, checksum })?;
     line.push(b'\n');
     Ok(line)
 }
 
-fn checksum(sequence: u64, unix_ms: u64, entry: &Entry) -> Result<String> {
-    let body = serde_json::json!({ "sequence": sequence, "unix_ms": unix_ms, "entry": entry });
+fn checksum(sequence: u64, unix_ms: u64, token: u64, entry: &Entry) -> Result<String> {
+    let mut body = serde_json::json!({ "sequence": sequence, "unix_ms": unix_ms, "entry": entry });
+    if token != 0 {
+        body["token"] = token.into();
+    }
     Ok(Digest::of(stdx::json::canonical(&body)?).short())
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_zero(token: &u64) -> bool {
+    *token == 0
 }
 
 #[cfg(test)]
@@ -347,5 +399,34 @@ mod tests {
         fs::write(&path, without_second.join("\n") + "\n").unwrap();
         let error = History::load(&path).unwrap_err().to_string();
         assert!(error.contains("journal.jsonl:2:") && error.contains("--repair"), "{error}");
+    }
+
+    #[test]
+    fn what_an_overtaken_operation_writes_is_refused_and_what_slips_through_does_not_count() {
+        let folder = tempfile::tempdir().unwrap();
+        let state = crate::state::StateFolder::create(&folder.path().join("state")).unwrap();
+        let holder = crate::lock::Holder { pid: 1, command: String::new(), since_unix_ms: 0 };
+        let mut lock = crate::lock::Lock::acquire(&state, &holder, crate::lock::Held::Refuse).unwrap();
+        let (mut old, _) = Journal::open(&state.journal()).unwrap();
+        old.guard(lock.grant(0).unwrap());
+        old.append(ended("d1", "s1")).unwrap();
+        let (mut new, history) = Journal::open(&state.journal()).unwrap();
+        assert_eq!(history.token, 1);
+        new.guard(lock.grant(history.token).unwrap());
+        // Between its look and its write nothing tells the old one.
+        let late = line(old.next, 1, ended("late", "s9")).unwrap();
+        new.append(ended("d2", "s2")).unwrap();
+        old.file.write_all(&late).unwrap();
+        let error = old.append(Entry::Down).unwrap_err();
+        assert!(error.is::<crate::lock::Overtaken>(), "{error:#}");
+        new.append(ended("d3", "s3")).unwrap();
+        let deployments = |history: History| {
+            history.activations.into_iter().map(|past| past.deployment).collect::<Vec<_>>()
+        };
+        assert_eq!(deployments(History::load(&state.journal()).unwrap()), ["d1", "d2", "d3"]);
+        let (mut third, _) = Journal::open(&state.journal()).unwrap();
+        third.guard(lock.grant(0).unwrap());
+        third.append(ended("d4", "s4")).unwrap();
+        assert_eq!(deployments(History::load(&state.journal()).unwrap()), ["d1", "d2", "d3", "d4"]);
     }
 }

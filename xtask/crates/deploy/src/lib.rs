@@ -6,10 +6,13 @@
 //! Invariant: whatever happens, the edge leads only to slots that passed their gate. What a killed operation leaves
 //! behind is cleared up by the next one.
 
+mod audit;
 mod databases;
+mod difference;
 mod driver;
 mod edge_process;
 mod environment;
+mod facts;
 pub mod fail_point;
 #[cfg(fuzzing)]
 #[doc(hidden)]
@@ -19,36 +22,48 @@ mod journal;
 mod keeper;
 mod lock;
 mod log;
+mod logs;
 mod machine;
+mod notify;
 mod observe;
 mod operation;
 mod outcome;
 mod plan;
+mod platform;
 mod process;
 mod recover;
 mod replica;
+mod route_policy;
+mod session;
 mod slot;
 mod state;
 mod status;
 mod supervisor;
 mod target;
 
+pub use audit::{Audit, AuditEvent, AuditRecord, operator};
 pub use databases::{BackupSettings, DatabaseEngine, DatabaseSettings, DatabaseTools, UrlSource};
+pub use difference::Difference;
 pub use environment::{
-    Edge, EdgeCertificate, EdgeTls, Environment, EnvironmentFile, EnvironmentRoute, HealthValues, LOCAL,
-    Platform, ScanPolicy, ServiceValues, SignaturePolicy, Value, check_name,
+    DockerSettings, Edge, EdgeCertificate, EdgeTls, Environment, EnvironmentFile, EnvironmentRoute,
+    HealthValues, LOCAL, NetworkSettings, PlatformSettings, ScanPolicy, ServiceValues, SignaturePolicy,
+    Value, check_name,
 };
 pub use gate::Answer;
 pub use journal::{Activation, History, Open};
-pub use lock::Holder;
+pub use lock::{Held, Holder, Overtaken};
+pub use logs::{LogLine, LogMode, LogQuery, logs};
 pub use machine::{End, Event, Machine, Step};
-pub use operation::{Down, Progress, Site, Volumes, deploy, down, dry_run, repair, rollback};
+pub use notify::{Form, Message, On, Reference, Webhook, notify};
+pub use operation::{
+    Aborted, Down, Kept, Preview, Progress, Site, Volumes, Which, abort, deploy, down, down_dry_run, dry_run,
+    kept, repair, resume, rollback, rollback_dry_run,
+};
 pub use outcome::{Error, Evidence, Outcome};
 pub use plan::{Action, Condition, Files, Observed, ObservedSlot, Plan, ServicePlan, plan};
 pub use process::ProcessId;
 pub use replica::{Exit, Launcher};
-pub use status::{
-    EdgeStatus, LogLine, LogMode, LogQuery, ProcessStatus, Role, SlotStatus, Status, logs, status,
-};
+pub use route_policy::{AccessLogFile, RateLimitSettings, RoutePolicy, SecurityHeaders, StreamSettings};
+pub use status::{EdgeStatus, ProcessStatus, Role, SlotStatus, Status, status};
 pub use supervisor::supervise;
 pub use target::{Facts, Secret, Target, TargetRoute, TargetService, resolve};

@@ -10,7 +10,7 @@ use serde::Serialize;
 use stdx::yaml::Problem;
 
 use crate::gate::Answer;
-use crate::lock::Holder;
+use crate::lock::{Holder, Overtaken};
 use crate::plan::Plan;
 use crate::replica::Exit;
 
@@ -36,6 +36,9 @@ pub enum Error {
         /// What is wrong with it.
         detail: String,
     },
+    /// Another operation took the environment over.
+    #[error(transparent)]
+    Overtaken(Overtaken),
     /// The interrupt flag was set before anything was changed.
     #[error("interrupted before anything was changed")]
     Interrupted,
@@ -135,9 +138,14 @@ impl fmt::Display for Evidence {
     }
 }
 
-/// A full disk that was met before anything was changed is a finding like any other.
-pub(crate) fn refuse_full_disk(error: Error, state: &Path) -> Error {
+/// Tells apart what a caller branches on. A full disk that was met before anything was changed is a finding like any
+/// other.
+pub(crate) fn classify(error: Error, state: &Path) -> Error {
     match error {
+        Error::Other(error) if error.is::<Overtaken>() => match error.downcast::<Overtaken>() {
+            Ok(overtaken) => Error::Overtaken(overtaken),
+            Err(error) => Error::Other(error),
+        },
         Error::Other(error) if is_disk_full(&error) => {
             let message = format!("{error:#}: make room on the file system of {}", state.display());
             Problem::new("disk", message).into()

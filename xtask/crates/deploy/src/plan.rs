@@ -248,6 +248,7 @@ mod tests {
         let service = |content: &str| TargetService {
             image: Digest::of(content),
             run: Digest::of(content),
+            port: Some(1),
             port_env: Some("PORT".into()),
             health: None,
             stop: Stop { signal: "SIGTERM".into(), grace_ms: 0 },

@@ -5,7 +5,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
+use edge::client::Client;
 use edge::control::{Slot, Table};
 
 use crate::driver::drain;
@@ -14,13 +15,14 @@ use crate::journal::{Activation, Entry, History, Journal, Open};
 use crate::observe;
 use crate::operation::{Site, note};
 use crate::outcome::Error;
-use crate::slot::SlotFolder;
+use crate::platform::{self, Platform};
 use crate::state::{StateFolder, unix_ms};
 
 /// Clears up after an operation that did not end, and returns the table in force after that.
 pub(crate) fn recover(
     site: &Site<'_>,
     state: &StateFolder,
+    platform: &dyn Platform,
     journal: &mut Journal,
     history: &mut History,
     drain_timeout: Duration,
@@ -29,21 +31,30 @@ pub(crate) fn recover(
     fail_point.pass("recover", "before-intent");
     let client = crate::edge_process::client(state);
     let mut table = client.observe()?.table;
+    let running = platform::running(platform)?;
+    let runs = |slot: &str| running.contains(slot);
     let open = history.open.take();
-    let is_switched = open.as_ref().is_some_and(|open| is_switched(open, &table, state));
+    let is_switched = match &open {
+        Some(open) => judge(open, &table, platform, &runs)?,
+        None => false,
+    };
+    if let Some(open) = &open {
+        take_up(open, is_switched, &client, &mut table, journal)?;
+    }
     if let Some(open) = open.as_ref().filter(|_| is_switched) {
         history.activations.push(Activation::of(&open.plan));
     }
     // Nothing but the switch changes the table, so after one that was recorded any other table is an older one.
     let is_certain = is_switched && open.as_ref().is_some_and(|open| open.switched);
-    let expected = history.current().map(|current| table_of(current, table.generation + 1, state));
-    if let Some(expected) = expected.filter(|expected| is_lost(&table, expected, is_certain, &runs(state))) {
+    let expected = history.current().map(|current| table_of(current, table.generation + 1, platform));
+    let expected = expected.transpose()?;
+    if let Some(expected) = expected.filter(|expected| is_lost(&table, expected, is_certain, &runs)) {
         note(site, "the edge had lost its routing table: restored it from the journal");
         client.apply(&expected)?;
         table = expected;
     }
     fail_point.pass("recover", "after-intent");
-    clear(site, state, &table, history, drain_timeout)?;
+    clear(site, &client, platform, &table, history, drain_timeout)?;
     fail_point.pass("recover", "after-effect");
     if let Some(open) = open {
         let outcome = if is_switched { "finished by recovery" } else { "undone by recovery" };
@@ -57,15 +68,39 @@ pub(crate) fn recover(
     Ok(table)
 }
 
+/// Whether the interrupted plan was switched to, as the first one found that took it up.
+fn judge(open: &Open, table: &Table, platform: &dyn Platform, runs: &dyn Fn(&str) -> bool) -> Result<bool> {
+    if let Some(switched) = open.judged {
+        return Ok(switched);
+    }
+    let after = table_of(&Activation::of(&open.plan), table.generation, platform)?;
+    Ok(is_switched(open, table, &after, runs))
+}
+
+/// Bars whoever began the deployment and may still be on the way: an order of theirs to the edge is stale from now on.
+/// What was found goes before it into the journal: the generation, which tells of a switch as well, says nothing after.
+fn take_up(
+    open: &Open,
+    is_switched: bool,
+    client: &Client,
+    table: &mut Table,
+    journal: &mut Journal,
+) -> Result<()> {
+    if open.judged.is_none() {
+        journal.append(Entry::Judged { switched: is_switched })?;
+    }
+    table.generation += 1;
+    client.apply(table).context("cannot take the edge over from the interrupted deployment; try again")?;
+    Ok(())
+}
+
 /// Whether the interrupted plan was switched to. Its table in force says so; so does its journal, unless the edge, which
 /// lost that table since, serves with another one.
-fn is_switched(open: &Open, table: &Table, state: &StateFolder) -> bool {
-    let runs = runs(state);
-    let after = table_of(&Activation::of(&open.plan), table.generation, state);
-    let is_in_force = is_alike(table, &after);
+fn is_switched(open: &Open, table: &Table, after: &Table, runs: &dyn Fn(&str) -> bool) -> bool {
+    let is_in_force = is_alike(table, after);
     if open.switched {
         let is_whole = |table: &Table| !table.slots.is_empty() && table.slots.keys().all(|slot| runs(slot));
-        return is_in_force || is_whole(&after) || !is_whole(table);
+        return is_in_force || is_whole(after) || !is_whole(table);
     }
     // With services without a port only, both tables are alike; then the generation alone tells.
     is_in_force && table.generation > open.plan.edge_generation
@@ -85,42 +120,38 @@ fn is_alike(table: &Table, other: &Table) -> bool {
 }
 
 /// The table that leads to what was active.
-fn table_of(active: &Activation, generation: u64, state: &StateFolder) -> Table {
+fn table_of(active: &Activation, generation: u64, platform: &dyn Platform) -> Result<Table> {
     let mut slots = BTreeMap::new();
     for (service, name) in &active.slots {
-        let folder = SlotFolder::new(state, name);
-        if folder.record().is_some_and(|record| record.has_port) {
-            slots.insert(name.clone(), Slot { service: service.clone(), upstreams: folder.upstreams() });
+        if platform.describe(name)?.is_some_and(|description| description.has_port) {
+            let upstreams = platform::upstreams(platform, name)?;
+            slots.insert(name.clone(), Slot { service: service.clone(), upstreams });
         }
     }
-    Table { generation, routes: active.routes.clone(), slots, ..Table::default() }
-}
-
-fn runs(state: &StateFolder) -> impl Fn(&str) -> bool {
-    |slot| SlotFolder::new(state, slot).is_running()
+    Ok(Table { generation, routes: active.routes.clone(), slots, ..Table::default() })
 }
 
 /// Stops what runs and does not serve, and removes what never served.
 fn clear(
     site: &Site<'_>,
-    state: &StateFolder,
+    client: &Client,
+    platform: &dyn Platform,
     table: &Table,
     history: &History,
     drain_timeout: Duration,
 ) -> Result<()> {
-    let active: BTreeSet<_> = observe::active(table, history, state).into_values().collect();
-    let client = crate::edge_process::client(state);
+    let active: BTreeSet<_> = observe::active(table, history, platform)?.into_values().collect();
     let once_active = history.last_active();
-    for folder in SlotFolder::all(state)?.into_iter().filter(|folder| !active.contains(&folder.name)) {
-        if folder.is_running() {
-            note(site, &format!("stopping {}, which runs and does not serve", folder.name));
-            if let Some(rest) = drain(&client, &folder.name, drain_timeout)? {
+    for slot in platform.slots()?.into_iter().filter(|slot| !active.contains(slot)) {
+        if platform.is_running(&slot)? {
+            note(site, &format!("stopping {slot}, which runs and does not serve"));
+            if let Some(rest) = drain(client, &slot, drain_timeout)? {
                 note(site, &rest);
             }
-            folder.stop()?;
+            platform.stop(&slot)?;
         }
-        if folder.record().is_none() || !once_active.contains_key(folder.name.as_str()) {
-            folder.remove()?;
+        if platform.describe(&slot)?.is_none() || !once_active.contains_key(slot.as_str()) {
+            platform.remove(&slot)?;
         }
     }
     Ok(())
@@ -137,7 +168,7 @@ pub(crate) fn repair(site: &Site<'_>, state: &StateFolder) -> Result<bool, Error
         Err(error @ Error::JournalDamaged { .. }) => error,
         Err(error) => return Err(error),
     };
-    let active = visible(state)?;
+    let active = visible(state, &*platform::open(state)?)?;
     let aside = state.root().join(format!("journal-damaged-{}.jsonl", unix_ms()));
     std::fs::rename(state.journal(), &aside).map_err(anyhow::Error::from)?;
     let (mut journal, _) = Journal::open(&state.journal())?;
@@ -147,15 +178,15 @@ pub(crate) fn repair(site: &Site<'_>, state: &StateFolder) -> Result<bool, Error
 }
 
 /// What serves, without the journal: the edge's table, and what runs of the services that are not in it.
-fn visible(state: &StateFolder) -> Result<Activation> {
+fn visible(state: &StateFolder, platform: &dyn Platform) -> Result<Activation> {
     let mut active = Activation::default();
     if let Some(observed) = crate::edge_process::observe(state)? {
         active.slots = observed.table.slots.into_iter().map(|(name, slot)| (slot.service, name)).collect();
         active.routes = observed.table.routes;
     }
-    for folder in SlotFolder::all(state)? {
-        if let Some(record) = folder.record().filter(|_| folder.is_running()) {
-            active.slots.entry(record.service).or_insert(folder.name);
+    for slot in platform::running(platform)? {
+        if let Some(description) = platform.describe(&slot)? {
+            active.slots.entry(description.service).or_insert(slot);
         }
     }
     Ok(active)

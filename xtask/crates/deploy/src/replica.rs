@@ -116,6 +116,10 @@ pub struct Exit {
     pub signal: Option<i32>,
     /// Why it could not be started.
     pub error: Option<String>,
+    /// The bytes of memory that it may use, if it was ended because it used more; 0 where there is no bound but the
+    /// machine's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub out_of_memory: Option<u64>,
     /// Whether it had been asked to stop.
     pub requested: bool,
     /// How long it had run.
@@ -395,6 +399,11 @@ impl fmt::Display for Exit {
             (None, None, Some(signal)) => write!(f, "was ended by signal {signal}"),
             (None, None, None) => write!(f, "ended"),
         }?;
+        match self.out_of_memory {
+            Some(0) => write!(f, ": the machine was out of memory")?,
+            Some(limit) => write!(f, ": it used more memory than the {} MiB that it may", limit >> 20)?,
+            None => {}
+        }
         write!(f, " after {} ms", self.uptime_ms)?;
         if self.requested { write!(f, ", as asked") } else { Ok(()) }
     }

@@ -17,7 +17,6 @@ use rustix::process::Signal;
 use serde::{Deserialize, Serialize};
 use stdx::Digest;
 
-use crate::gate::Subject;
 use crate::replica::{Launcher, ProcessSpec, Replica, Restart};
 use crate::state::{StateFolder, create_private_dir};
 use crate::target::TargetService;
@@ -196,22 +195,10 @@ impl SlotFolder {
         (0..).map(|index| self.replica(index)).take_while(|replica| replica.folder().exists()).collect()
     }
 
-    /// Its processes, with where they listen.
-    pub(crate) fn subjects(&self) -> Vec<Subject> {
-        let subject = |replica: Replica| {
-            let address = replica
-                .spec()
-                .ok()
-                .and_then(|spec| spec.port)
-                .map(|port| SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
-            Subject { replica, address }
-        };
-        self.replicas().into_iter().map(subject).collect()
-    }
-
-    /// Where its processes listen.
-    pub(crate) fn upstreams(&self) -> Vec<SocketAddr> {
-        self.subjects().into_iter().filter_map(|subject| subject.address).collect()
+    /// Where one of its processes listens.
+    pub(crate) fn address(replica: &Replica) -> Option<SocketAddr> {
+        let port = replica.spec().ok()?.port?;
+        Some(SocketAddr::from((Ipv4Addr::LOCALHOST, port)))
     }
 
     /// When its processes were last started, if ever; for ordering only.
@@ -287,7 +274,9 @@ impl Ports {
         let mut given = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         for folder in SlotFolder::all(state)? {
             if folder.name != slot {
-                given.extend(folder.upstreams().iter().map(SocketAddr::port));
+                let addresses =
+                    folder.replicas().into_iter().filter_map(|replica| SlotFolder::address(&replica));
+                given.extend(addresses.map(|address| address.port()));
             }
         }
         let mut hasher = DefaultHasher::new();

@@ -139,6 +139,15 @@ impl StateFolder {
         self.root.join("lock")
     }
 
+    /// The highest token that was granted with the lock.
+    pub(crate) fn fence(&self) -> PathBuf {
+        self.root.join("fence")
+    }
+
+    pub(crate) fn audit(&self) -> PathBuf {
+        self.root.join("audit.jsonl")
+    }
+
     pub(crate) fn slots(&self) -> PathBuf {
         self.root.join("slots")
     }

@@ -14,7 +14,8 @@ use release::{EnvKind, HealthCheck, Release, Resources, Service, Stop, Volume};
 use serde_json::json;
 use stdx::Digest;
 
-use crate::environment::{Edge, Environment, EnvironmentFile, ServiceValues, Value};
+use crate::environment::{Edge, Environment, EnvironmentFile, PlatformSettings, ServiceValues, Value};
+use crate::route_policy::{AccessLogFile, RoutePolicy};
 use stdx::yaml::Problem;
 
 /// What the environment knows and the documents do not.
@@ -77,6 +78,8 @@ pub struct TargetService {
     pub image: Digest,
     /// Digest of everything that decides how its processes behave: content, values, bounds.
     pub run: Digest,
+    /// The port that it listens on in a network namespace of its own; `None` for a service without one.
+    pub port: Option<u16>,
     /// The variable that gives it its port; `None` for a service without one.
     pub port_env: Option<String>,
     /// How to tell that it is fit to serve.
@@ -188,6 +191,10 @@ impl Check<'_> {
             }
             Some(_) | None => {}
         }
+        let access_log = edge.access_log_file.map(AccessLogFile::control);
+        if let Err(reason) = (control::Table { access_log, ..control::Table::default() }).check() {
+            self.problem(&["edge", "access_log_file"], reason);
+        }
     }
 
     fn environment(&mut self) {
@@ -223,6 +230,7 @@ impl Check<'_> {
         let mut target = TargetService {
             image: service.image,
             run: service.content,
+            port: service.http.as_ref().map(|http| http.port),
             port_env: service.http.as_ref().map(|http| http.port_env.clone()),
             health: service.health.as_ref().map(|health| self.health(name, health, &values)),
             stop: service.stop.clone(),
@@ -246,7 +254,7 @@ impl Check<'_> {
             .iter()
             .map(|(name, secret)| (name, secret.fingerprint(&self.facts.key)))
             .collect();
-        let run = json!({
+        let mut run = json!({
             "content": service.run,
             "env": service.env,
             "secrets": secrets,
@@ -256,6 +264,9 @@ impl Check<'_> {
             "replicas": service.replicas,
             "stop": service.stop,
         });
+        if let PlatformSettings::Docker(settings) = &self.file.environment.platform {
+            run["docker"] = json!({ "port": service.port, "network": settings.network });
+        }
         Ok(Digest::of(stdx::json::canonical(&run)?))
     }
 
@@ -379,6 +390,9 @@ impl Check<'_> {
         for part in names.filter(|name| !is_plain(name)) {
             self.problem(&["services", name], format!("`{part}` cannot be the name of a volume's folder"));
         }
+        if self.file.environment.platform != PlatformSettings::Process {
+            return;
+        }
         for volume in service.volumes.iter().filter(|volume| volume.path_env.is_none()) {
             let message = format!(
                 "the volume {} has no `path_env`: processes without a mount namespace cannot be told where it is",
@@ -397,10 +411,10 @@ impl Check<'_> {
                     path_prefix: route.path_prefix.clone(),
                     strip_prefix: route.strip_prefix,
                     service: route.service.clone(),
-                    policy: control::Policy::default(),
+                    policy: route.policy.control(&self.file.environment.edge.policy),
                 })
                 .collect(),
-            None => default_routes(self.release),
+            None => default_routes(self.release, &self.file.environment.edge.policy),
         };
         for (index, route) in routes.iter().enumerate() {
             let has_port =
@@ -434,7 +448,8 @@ impl Check<'_> {
     }
 }
 
-fn default_routes(release: &Release) -> Vec<TargetRoute> {
+fn default_routes(release: &Release, policy: &RoutePolicy) -> Vec<TargetRoute> {
+    let policy = policy.control(&RoutePolicy::default());
     let mut routes = Vec::new();
     for (name, service) in &release.services {
         let own = service.http.as_ref().map(|http| http.routes.as_slice()).unwrap_or_default();
@@ -443,7 +458,7 @@ fn default_routes(release: &Release) -> Vec<TargetRoute> {
             path_prefix: route.path_prefix.clone(),
             strip_prefix: route.strip_prefix,
             service: name.clone(),
-            policy: control::Policy::default(),
+            policy: policy.clone(),
         }));
         if !own.is_empty() {
             routes.push(TargetRoute {
@@ -451,7 +466,7 @@ fn default_routes(release: &Release) -> Vec<TargetRoute> {
                 path_prefix: "/".to_owned(),
                 strip_prefix: false,
                 service: name.clone(),
-                policy: control::Policy::default(),
+                policy: policy.clone(),
             });
         }
     }
@@ -670,6 +685,23 @@ routes:
             "- {service: a, host: B, path_prefix: /}\n- {service: a, host: b., path_prefix: /}\n",
             &["b./ leads to a"],
         );
+        check("- {service: a, path_prefix: /, policy: {rate_limit: {requests: 0}}}\n", &["a rate limit has"]);
+        check(
+            "- {service: a, path_prefix: /, policy: {headers: {Content-Length: '1'}}}\n",
+            &["content-length"],
+        );
+    }
+
+    #[test]
+    fn rules_of_the_edge_are_those_of_each_route_and_an_odd_access_log_is_found() {
+        let edge = "{ listen: 127.0.0.1:80, policy: {max_body_bytes: 9}, access_log_file: {max_bytes: 1} }";
+        let text = format!("edge: {edge}\n{GOOD}");
+        let problems = resolve(&release(), &file(&text), &facts("s")).unwrap_err();
+        assert!(problems.len() == 1 && problems[0].to_string().contains("access_log_file"), "{problems:?}");
+        let text = text.replace("max_bytes: 1}", "max_bytes: 65536}");
+        let target = resolve(&release(), &file(&text), &facts("s")).unwrap();
+        assert!(target.routes.iter().all(|route| route.policy.max_body_bytes == Some(9)));
+        assert!(!target.routes.is_empty() && target.edge.access_log_file.is_some());
     }
 
     #[test]

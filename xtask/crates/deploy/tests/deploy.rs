@@ -46,7 +46,10 @@ fn what_did_not_change_is_not_touched() {
     let Outcome::Deployed { plan: done, .. } = rig.try_deploy("1", &tweak).unwrap() else {
         panic!("not deployed")
     };
-    assert_eq!(plan, done, "a dry run tells what is done");
+    assert_eq!(plan.plan, done, "a dry run tells what is done");
+    let difference = &plan.differences["web"];
+    assert_eq!((plan.differences.len(), difference.image), (1, None), "{difference:?}");
+    assert_eq!(difference.variables_changed, ["SHOW".to_owned()].into(), "{difference:?}");
     assert!(matches!(done.services["queue"].action, Action::Keep { .. }));
     assert_ne!(rig.active_pid("web"), web, "another value is another process");
     assert_eq!(rig.active_pid("queue"), queue);
@@ -522,6 +525,9 @@ fn an_edge_that_is_silent_or_alone_is_named_and_the_processes_are_shown() {
     rig.deploy("1");
     let edge = rig.status().edge.unwrap().pid;
     rig.signal(edge, Signal::STOP);
+    // The signal is on its way for a moment, in which an answer may still come.
+    let is_stopped = || std::fs::read_to_string(format!("/proc/{edge}/stat")).unwrap().contains(") T ");
+    wait_until("it stands still", is_stopped);
     let start = Instant::now();
     let status = rig.status();
     rig.signal(edge, Signal::CONT);

@@ -77,7 +77,7 @@ fn an_edge_of_another_program_is_replaced_and_one_without_its_supervisor_too() {
     let deploy = || {
         rig.on(|site| {
             let launcher = deploy::Launcher { program: other.clone(), ..Rig::launcher() };
-            let site = Site { launcher, command: String::new(), ..*site };
+            let site = Site { launcher, command: String::new(), who: String::new(), ..*site };
             deploy::deploy(&site, &release, &file).unwrap()
         })
     };

@@ -16,6 +16,7 @@ mod image;
 mod logs;
 mod network;
 mod once;
+mod restart;
 mod retention;
 mod secrets;
 mod spec;

@@ -510,7 +510,7 @@ impl LogRotation {
 }
 
 impl Restart {
-    fn lower(self) -> RestartPolicy {
+    pub(crate) fn lower(self) -> RestartPolicy {
         let (name, retries) = match self {
             Restart::Never => (RestartPolicyNameEnum::NO, None),
             Restart::OnFailure(times) => (RestartPolicyNameEnum::ON_FAILURE, Some(i64::from(times))),

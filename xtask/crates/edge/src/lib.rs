@@ -3,6 +3,7 @@
 //! invariant: a slot that left the table and was drained is never sent anything again.
 
 mod access;
+mod admin;
 mod bake;
 mod body;
 pub mod client;

@@ -32,6 +32,8 @@ pub struct Options {
     pub digest: Option<String>,
     /// Whether each request becomes a line on standard output; a table can ask for a file besides.
     pub access_log: bool,
+    /// Where `GET /metrics` is answered, in the format of Prometheus; nowhere where absent.
+    pub admin: Option<SocketAddr>,
     /// Whether `Forwarded` and `X-Forwarded-*` of requests are kept and added to. Only right behind a proxy that sets
     /// them: anybody can send them.
     pub trust_forwarded: bool,
@@ -101,6 +103,9 @@ pub struct OptionsFile {
     /// See [`Options::access_log`].
     #[serde(default)]
     pub access_log: bool,
+    /// See [`Options::admin`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub admin: Option<SocketAddr>,
     /// See [`Options::trust_forwarded`].
     #[serde(default)]
     pub trust_forwarded: bool,
@@ -138,6 +143,7 @@ impl Options {
             keeper: None,
             digest: None,
             access_log: false,
+            admin: None,
             trust_forwarded: false,
             max_connections: 10_000,
             head_timeout: Duration::from_secs(10),
@@ -179,6 +185,7 @@ impl OptionsFile {
             listen: vec![Listener { address: listen, protocol: Protocol::Http }],
             certificates: Vec::new(),
             access_log: false,
+            admin: None,
             trust_forwarded: false,
             max_connections: None,
             head_timeout_ms: None,
@@ -205,6 +212,7 @@ impl OptionsFile {
             listen: self.listen,
             certificates: self.certificates,
             access_log: self.access_log,
+            admin: self.admin,
             trust_forwarded: self.trust_forwarded,
             max_connections: self.max_connections.unwrap_or(usual.max_connections),
             head_timeout: time(self.head_timeout_ms, usual.head_timeout),

@@ -23,7 +23,7 @@ use crate::socket::Control;
 use crate::store::{Restored, StateDir};
 use crate::switch::Switch;
 use crate::tls::Certificates;
-use crate::{Options, log};
+use crate::{Options, admin, log};
 
 /// When stopping: how long idle connections stay open for a last request, which is answered with `Connection: close`.
 const LAST_REQUEST_GRACE: Duration = Duration::from_millis(500);
@@ -147,6 +147,9 @@ async fn run(begin: Begin, state: &Arc<StateDir>) -> Result<()> {
     report_start(&doors, max_connections, &restored, proxy.options.instance);
     let mut background = JoinSet::new();
     background.spawn(sweep(live));
+    if let Some(address) = proxy.options.admin {
+        background.spawn(admin::serve(address, Arc::clone(&switch), proxy.phase.clone()));
+    }
     if let Some(certificates) = certificates {
         background.spawn(certificates.watch());
     }

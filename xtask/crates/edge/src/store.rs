@@ -492,26 +492,81 @@ mod tests {
     }
 
     #[test]
-    fn a_thousand_mutations_of_either_file_leave_the_table_in_force() {
+    fn a_table_of_the_schema_before_is_read_and_kept_as_one_of_now() {
+        let folder = tempfile::tempdir().unwrap();
+        let old = serde_json::json!({
+            "schema": "slipway.edge-table/1",
+            "generation": 4,
+            "routes": [{ "host": "h", "path_prefix": "/", "strip_prefix": false, "slot": "a" }],
+            "slots": { "a": { "service": "demo", "upstreams": ["127.0.0.1:4000"] } },
+        });
+        let bytes = seal("table", &old).unwrap();
+        std::fs::write(folder.path().join(TABLE), &bytes).unwrap();
+        std::fs::write(folder.path().join(COPY), &bytes).unwrap();
+        let state = StateDir::open(folder.path()).unwrap();
+        assert_eq!(state.restore().unwrap(), Restored { table: table(4), fallback: None });
+        state.save(&table(5), &table(4)).unwrap();
+        assert_eq!(state.restore().unwrap().table, table(5));
+    }
+
+    /// Property (deploy.md, section 9): damage of any kind to any of the files, also to both tables at once, gives the table
+    /// in force or a refusal to start; never an empty table, never routes that were not in force.
+    #[test]
+    fn a_thousand_mutations_of_the_state_never_start_empty_nor_with_a_wrong_release() {
         let folder = tempfile::tempdir().unwrap();
         let state = saved(folder.path(), 7);
-        let (good, mut seed, mut refused) = (encode(&table(7)).unwrap(), 0x5eed_u64, 0);
+        state.keep(Note::Bake, Some(&json!({ "a": 1 }))).unwrap();
+        let good = encode(&table(7)).unwrap();
+        let (mut seed, mut refused) = (0xfeed_u64, 0);
         for round in 0..1000 {
-            let mut bytes = good.clone();
-            let at = random(&mut seed) % bytes.len();
-            match random(&mut seed) % 4 {
-                0 => bytes.truncate(at),
-                1 => drop(bytes.remove(at)),
-                2 => bytes[at] = random(&mut seed) as u8,
-                _ => bytes[at] ^= 1 << (random(&mut seed) % 8),
+            let mut is_one_whole = false;
+            // In most rounds both tables are damaged, each in its own way.
+            for (number, name) in [TABLE, COPY].iter().enumerate() {
+                let path = folder.path().join(name);
+                let _ = std::fs::remove_dir(&path);
+                let is_spared = random(&mut seed).is_multiple_of(4) && number == round % 2;
+                is_one_whole |= is_spared;
+                let bytes = if is_spared { Some(good.clone()) } else { mutated(&good, &mut seed) };
+                match bytes {
+                    Some(bytes) => std::fs::write(&path, bytes).unwrap(),
+                    None => drop(std::fs::remove_file(&path)),
+                }
             }
-            let path = folder.path().join([TABLE, COPY][round % 2]);
-            std::fs::write(&path, &bytes).unwrap();
-            refused += usize::from(decode(&bytes).is_err());
-            assert_eq!(state.restore().unwrap().table, table(7), "{}", String::from_utf8_lossy(&bytes));
-            std::fs::write(&path, &good).unwrap();
+            let is_gone = [TABLE, COPY].iter().all(|name| !folder.path().join(name).exists());
+            match state.restore() {
+                Ok(restored) if is_gone => assert_eq!(restored.table, empty(), "files deleted: a new edge"),
+                Ok(restored) => assert_eq!(restored.table, table(7), "round {round}"),
+                Err(error) => {
+                    assert!(!is_one_whole, "round {round}: {error:#}");
+                    refused += 1;
+                }
+            }
+            let path = folder.path().join(Note::Bake.file());
+            let note = std::fs::read(&path).unwrap();
+            std::fs::write(&path, mutated(&note, &mut seed).unwrap_or_default()).unwrap();
+            let recalled: Option<Value> = state.recall(Note::Bake);
+            assert!(recalled.is_none_or(|value| value == json!({ "a": 1 })));
+            std::fs::write(&path, note).unwrap();
         }
-        assert!(refused > 500, "only {refused} mutations were noticed");
+        assert!(refused > 300, "only {refused} rounds left nothing usable");
+    }
+
+    /// One kind of damage that disks and people do; `None` is a file that is gone.
+    fn mutated(good: &[u8], seed: &mut u64) -> Option<Vec<u8>> {
+        let mut bytes = good.to_vec();
+        let at = random(seed) % bytes.len();
+        match random(seed) % 9 {
+            0 => bytes.truncate(at),
+            1 => drop(bytes.remove(at)),
+            2 => bytes[at] = random(seed) as u8,
+            3 => bytes[at] ^= 1 << (random(seed) % 8),
+            4 => bytes[at..].fill(0),
+            5 => bytes = Vec::new(),
+            6 => bytes.extend_from_slice(good),
+            7 => bytes = String::from_utf8_lossy(good).replace("edge-table/2", "edge-table/9").into_bytes(),
+            _ => return None,
+        }
+        Some(bytes)
     }
 
     #[test]

@@ -20,10 +20,14 @@ use release::{EnvKind, EnvVar, HealthCheck, Http, Release, Resources, Route, Ser
 use stdx::Digest;
 
 static NEXT_PORT: AtomicU16 = AtomicU16::new(0);
+static NEXT_NAME: AtomicU16 = AtomicU16::new(0);
 
 /// A temporary environment; everything in it is stopped when it is dropped.
 pub(crate) struct Rig {
     folder: tempfile::TempDir,
+    /// Name of the environment.
+    pub(crate) name: String,
+    is_docker: bool,
     pub(crate) listen: SocketAddr,
     layer: Layer,
     pub(crate) interrupt: AtomicBool,
@@ -39,6 +43,8 @@ pub(crate) struct Tweak {
     pub(crate) mode: &'static str,
     /// Further values of the environment for `web`, as YAML lines without indentation.
     pub(crate) web_env: &'static str,
+    /// Further keys of `web` in the environment, as YAML lines without indentation.
+    pub(crate) web_more: &'static str,
     /// Whether the service `queue`, which has no port, is in the release.
     pub(crate) without_queue: bool,
     /// How long `web` may take to start; 0 for the usual.
@@ -56,22 +62,42 @@ pub(crate) struct SmallDisk {
 }
 
 impl Rig {
+    /// An environment of processes.
     pub(crate) fn new() -> Rig {
+        Rig::with("test".to_owned(), &[], false)
+    }
+
+    /// An environment of containers; `None` where no engine answers, unless SLIPWAY_TEST_REQUIRE names `docker`.
+    pub(crate) fn docker() -> Option<Rig> {
+        let works = Command::new("docker").args(["version", "--format", "{{.Server.Version}}"]).output();
+        if !works.is_ok_and(|output| output.status.success()) {
+            let required = std::env::var("SLIPWAY_TEST_REQUIRE").unwrap_or_default();
+            assert!(!required.contains("docker"), "no Docker engine answers");
+            eprintln!("SKIPPED: no Docker engine answers");
+            return None;
+        }
+        // Names are shared by all who use the engine.
+        let name = format!("t{}-{}", std::process::id(), NEXT_NAME.fetch_add(1, Ordering::Relaxed));
+        Some(Rig::with(name, &shared_libraries(&example("tiny-service")), true))
+    }
+
+    fn with(name: String, libraries: &[PathBuf], is_docker: bool) -> Rig {
         let folder = tempfile::Builder::new().prefix("sw").tempdir().unwrap();
         let layout = Layout::create(&folder.path().join("layout")).unwrap();
         let mut tree = Tree::new();
         tree.file("app/tiny", 0o555, Source::Path(example("tiny-service"))).unwrap();
         tree.file("etc/marker", 0o444, Source::Bytes(b"inside".to_vec())).unwrap();
+        for library in libraries {
+            let place = library.to_str().unwrap().trim_start_matches('/');
+            tree.file(place, 0o555, Source::Path(library.canonicalize().unwrap())).unwrap();
+        }
+        if is_docker {
+            tree.dir("data", 0o750, 10_001).unwrap();
+        }
         let layer = Layer::pack(&tree, Compression::None, "tiny", &layout).unwrap();
         let listen = SocketAddr::from(([127, 0, 0, 1], free_port()));
-        Rig {
-            folder,
-            listen,
-            layer,
-            interrupt: AtomicBool::new(false),
-            edge_more: Mutex::default(),
-            notes: Mutex::default(),
-        }
+        let (interrupt, notes, edge_more) = (AtomicBool::new(false), Mutex::default(), Mutex::default());
+        Rig { folder, name, is_docker, listen, layer, interrupt, edge_more, notes }
     }
 
     pub(crate) fn state(&self) -> PathBuf {
@@ -100,6 +126,7 @@ impl Rig {
             layout: &layout,
             launcher: Rig::launcher(),
             command: "test".to_owned(),
+            who: "somebody".to_owned(),
             interrupt: &self.interrupt,
             report: &report,
         })
@@ -118,18 +145,22 @@ impl Rig {
         let folder = self.folder.path().join("environments");
         let queue = if tweak.without_queue { "" } else { "  queue: {}\n" };
         let extra: String = tweak.web_env.lines().map(|line| format!("      {line}\n")).collect();
+        let more: String = tweak.web_more.lines().map(|line| format!("    {line}\n")).collect();
         let replicas = tweak.replicas.max(1);
+        let (platform, host) =
+            if self.is_docker { ("docker", "LISTEN: 0.0.0.0") } else { ("process", "HOST: 127.0.0.1") };
         let lines = [
+            format!("platform: {platform}"),
             format!("edge: {{listen: {}{}}}", self.listen, self.edge_more.lock().unwrap()),
             "settle_ms: 30".to_owned(),
             "drain_timeout_ms: 5000".to_owned(),
             "retain: 1".to_owned(),
             format!("services:\n{queue}  web:\n    replicas: {replicas}"),
-            format!("    env:\n      HOST: 127.0.0.1\n{extra}"),
+            format!("{more}    env:\n      {host}\n{extra}"),
         ];
         let text = lines.join("\n");
-        stdx::fs::write_atomic(&folder.join("test.yaml"), text.as_bytes(), 0o644).unwrap();
-        EnvironmentFile::load(&folder, "test").unwrap()
+        stdx::fs::write_atomic(&folder.join(format!("{}.yaml", self.name)), text.as_bytes(), 0o644).unwrap();
+        EnvironmentFile::load(&folder, &self.name).unwrap()
     }
 
     /// A release of `web`, which answers all requests, and `queue`, which has no port.
@@ -159,7 +190,7 @@ impl Rig {
             timeout_ms: 2000,
             healthy_threshold: 2,
             start_timeout_ms: match tweak.start_timeout_ms {
-                0 if matches!(mode, "" | "ignore-term" | "family") => 20_000,
+                0 if matches!(mode, "" | "ignore-term" | "family" | "hungry") => 20_000,
                 0 => 700,
                 given => given,
             },
@@ -215,7 +246,11 @@ impl Rig {
             http: None,
             health: None,
             stop: Stop { signal: "SIGTERM".to_owned(), grace_ms: 500 },
-            env: BTreeMap::from([("TOKEN".to_owned(), secret), ("SHOW".to_owned(), text)]),
+            env: BTreeMap::from([
+                ("LISTEN".to_owned(), text.clone()),
+                ("SHOW".to_owned(), text),
+                ("TOKEN".to_owned(), secret),
+            ]),
             volumes: vec![],
             resources: Resources { memory_bytes: Some(1 << 30), open_files: Some(256) },
         }
@@ -232,7 +267,7 @@ impl Rig {
         self.environment(tweak);
         let mut command = Command::new(example("tiny-xtask"));
         command.arg("deploy").arg(self.state()).arg(self.layout()).arg(release);
-        command.arg(self.folder.path().join("environments"));
+        command.arg(self.folder.path().join("environments")).arg(&self.name);
         command.env_remove(deploy::fail_point::VARIABLE);
         if let Some(point) = fail_point {
             command.env(deploy::fail_point::VARIABLE, point);
@@ -408,7 +443,11 @@ impl Drop for SmallDisk {
 impl Drop for Rig {
     fn drop(&mut self) {
         let _ = self.on(deploy::repair);
-        let _ = self.on(|site| deploy::down(site, Volumes::Keep));
+        let volumes = if self.is_docker { Volumes::Remove } else { Volumes::Keep };
+        let _ = self.on(|site| deploy::down(site, volumes));
+        if self.is_docker {
+            self.remove_all_of_the_engine();
+        }
         // A test that failed half-way may leave what `down` does not see; everything of ours names the folder.
         for entry in std::fs::read_dir("/proc").unwrap().flatten() {
             let Ok(pid) = entry.file_name().to_string_lossy().parse::<i32>() else { continue };
@@ -422,6 +461,36 @@ impl Drop for Rig {
             }
         }
     }
+}
+
+impl Rig {
+    /// What the environment has on the engine, whatever a failed test left there.
+    fn remove_all_of_the_engine(&self) {
+        let docker = |args: &[&str]| {
+            let output = Command::new("docker").args(args).output().unwrap();
+            String::from_utf8(output.stdout).unwrap().lines().map(str::to_owned).collect::<Vec<_>>()
+        };
+        let filter = format!("label=dev.slipway.environment={}", self.name);
+        for container in docker(&["ps", "-aq", "--filter", &filter]) {
+            docker(&["rm", "-fv", &container]);
+        }
+        for volume in docker(&["volume", "ls", "-q", "--filter", &filter]) {
+            docker(&["volume", "rm", &volume]);
+        }
+        for network in docker(&["network", "ls", "-q", "--filter", &filter]) {
+            docker(&["network", "rm", &network]);
+        }
+        for image in docker(&["images", "-q", &format!("slipway-{}", self.name)]) {
+            docker(&["rmi", "-f", &image]);
+        }
+    }
+}
+
+/// What the loader needs for `program`: its interpreter and libraries, by the paths under which it looks for them.
+fn shared_libraries(program: &Path) -> Vec<PathBuf> {
+    let output = Command::new("ldd").arg(program).output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    text.split_whitespace().filter(|word| word.starts_with('/')).map(PathBuf::from).collect()
 }
 
 /// One GET over a new connection; an error is a lost request.

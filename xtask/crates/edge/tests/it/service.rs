@@ -308,17 +308,17 @@ fn upgrade(mut request: Request<Incoming>) -> Response<Body> {
     response
 }
 
-/// Events, `pause_ms` apart and each in two pieces, for as long as somebody listens.
+/// Events for as long as somebody listens, each in two pieces that come `pause_ms` apart.
 fn events(pause_ms: u64) -> Response<Body> {
     let mut response = channel(|sender| {
         tokio::spawn(async move {
-            for number in 0.. {
-                for piece in [format!("data: {number}"), "\n\n".to_owned()] {
-                    if sender.send(Ok(Frame::data(piece.into()))).await.is_err() {
-                        return;
-                    }
+            let mut pieces = (0..).flat_map(|number| [format!("data: {number}"), "\n\n".to_owned()]);
+            while let Some([first, last]) = pieces.next().zip(pieces.next()).map(<[String; 2]>::from) {
+                if sender.send(Ok(Frame::data(first.into()))).await.is_err() {
+                    return;
                 }
                 tokio::time::sleep(Duration::from_millis(pause_ms)).await;
+                let _ = sender.send(Ok(Frame::data(last.into()))).await;
             }
         });
     });

@@ -8,7 +8,7 @@ use edge::control::{AccessLog, Policy, Preview, RateLimit, Refusal, Route, Table
 use stdx::Digest;
 
 use crate::service::Service;
-use crate::support::{Answer, Edge, PATIENCE, eventually, place, route, table};
+use crate::support::{Answer, Edge, PATIENCE, Raw, eventually, place, route, table};
 
 fn with_policy(policy: Policy) -> (Edge, Service) {
     let (edge, service) = (Edge::start(), Service::start("blue"));
@@ -63,6 +63,25 @@ fn counters_histograms_and_the_last_minute_are_told_and_exported() {
         |line: &str| named.iter().any(|name| line.starts_with(name.split(' ').next().unwrap()));
     assert!(text.lines().all(|line| line.starts_with('#') || is_described(line)), "{text}");
     assert!(connection.get("/metrics").body == "blue", "the public port knows no metrics");
+}
+
+#[test]
+fn an_admin_listener_answers_metrics_and_nothing_else() {
+    // The address is free again when the listener is dropped; nobody else is given it at once.
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let admin = taken.local_addr().unwrap();
+    let (edge, service) = (Edge::start_with(|options| options.admin = Some(admin)), Service::start("blue"));
+    edge.route_to("blue", &[service.address]);
+    assert_eq!(edge.connect().get("/").body, "blue", "an address that is taken holds nothing up");
+    drop(taken);
+    let mut connection = eventually("it listens", || std::net::TcpStream::connect(admin).ok().map(Raw::of));
+    let metrics = connection.get("/metrics");
+    assert!(metrics.status == 200 && metrics.body.contains("slipway_edge_answers_total"), "{metrics:?}");
+    for (request, status) in [("GET /", 404), ("GET /metricsx", 404), ("POST /metrics", 404)] {
+        let mut connection = Raw::connect(admin);
+        connection.send(format!("{request} HTTP/1.1\r\nHost: test\r\nContent-Length: 0\r\n\r\n"));
+        assert_eq!(connection.answer().status, status, "{request}");
+    }
 }
 
 #[test]
