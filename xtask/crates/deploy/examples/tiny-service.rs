@@ -87,6 +87,9 @@ fn answer(path: &str, mode: &str, checks: &AtomicU32) -> (&'static str, String) 
     if let Some(name) = path.strip_prefix("/env/") {
         return ("200 OK", variable(name));
     }
+    if path == "/call" {
+        return ("200 OK", call().unwrap_or_else(|error| error.to_string()));
+    }
     if let Some(path) = path.strip_prefix("/file") {
         let text = std::fs::read_to_string(path).unwrap_or_else(|error| error.to_string());
         return ("200 OK", text);
@@ -95,4 +98,15 @@ fn answer(path: &str, mode: &str, checks: &AtomicU32) -> (&'static str, String) 
         std::process::exit(4);
     }
     ("200 OK", variable("VERSION"))
+}
+
+/// Asks the address in SHOW for its own MARKER.
+fn call() -> std::io::Result<String> {
+    let address = variable("SHOW").replace("http://", "");
+    let address: std::net::SocketAddr = address.parse().map_err(std::io::Error::other)?;
+    let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(3))?;
+    write!(stream, "GET /env/MARKER HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\r\n")?;
+    let mut answer = String::new();
+    std::io::Read::read_to_string(&mut stream, &mut answer)?;
+    Ok(answer.split_once("\r\n\r\n").map(|(_, body)| body.to_owned()).unwrap_or_default())
 }

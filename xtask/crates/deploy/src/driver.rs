@@ -1,6 +1,6 @@
 //! Carries out a plan: asks the machine what to do, does it, writes it down before and after, and tells the machine
-//! what became of it. The order of things is the machine's; this knows the
-//! edge, the gate and the journal; what runs slots is behind [`Platform`].
+//! what became of it. The order of things is the machine's; this knows the edge, the gate and the journal, and what
+//! runs slots is behind [`Platform`].
 
 use std::collections::{BTreeMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};

@@ -388,6 +388,21 @@ impl Environment {
         self.notify.iter_mut().for_each(|webhook| webhook.anchor(folder));
     }
 
+    /// The address under which containers reach the edge, to whom this machine is `gateway`; `None` where it listens on
+    /// no address that they reach.
+    pub fn edge_url_at(&self, gateway: Ipv4Addr) -> Option<String> {
+        let edge = &self.edge;
+        let scheme = if edge.tls.is_some() { "https" } else { "http" };
+        let plain = edge.listen_plain.iter().map(|address| ("http", address));
+        let all =
+            plain.chain([&edge.listen].into_iter().chain(&edge.listen_also).map(|address| (scheme, address)));
+        let is_reached = |address: &SocketAddr| {
+            address.ip() == Ipv4Addr::UNSPECIFIED || address.ip() == std::net::IpAddr::V4(gateway)
+        };
+        let mut reached = all.filter(|(_, address)| is_reached(address));
+        reached.next().map(|(scheme, address)| format!("{scheme}://{gateway}:{}", address.port()))
+    }
+
     /// The address under which the edge is reached from this machine, without encryption where there is such a one.
     pub fn edge_url(&self) -> String {
         let plain = self.edge.listen_plain.first();

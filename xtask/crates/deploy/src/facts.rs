@@ -22,7 +22,7 @@ pub(crate) fn facts(
     release: &Release,
     file: &EnvironmentFile,
 ) -> Result<Facts> {
-    let mut facts = Facts { key, ..Facts::default() };
+    let mut facts = Facts { key, gateway: platform.gateway()?, ..Facts::default() };
     for (service, values) in &file.environment.services {
         for (variable, value) in &values.env {
             if let Some(secret) = read_secret(value) {

@@ -324,8 +324,9 @@ pub fn down_dry_run(state: &Path, volumes: Volumes) -> Result<Down, Error> {
 
 fn stop_all(state: &StateFolder, history: Option<&History>, volumes: Volumes) -> Result<Down> {
     let mut failures = Vec::new();
-    let edge_stopped = failed(&mut failures, edge_process::stop(state, DOWN_TIMEOUT)).unwrap_or(false);
+    // First: while what runs cannot be stopped, the edge goes on leading to it.
     let platform = platform::open(state)?;
+    let edge_stopped = failed(&mut failures, edge_process::stop(state, DOWN_TIMEOUT)).unwrap_or(false);
     let stopped = stop_slots(&*platform, history, &mut failures)?;
     if failures.is_empty() {
         // The routes lead nowhere now: an edge that is started again must not come back with them.

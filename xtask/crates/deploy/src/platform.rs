@@ -8,7 +8,7 @@ mod process;
 mod record;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::time::{Duration, SystemTime};
 
 use anyhow::Result;
@@ -49,6 +49,13 @@ pub(crate) trait Platform: Sync {
     /// When the slot was last started, if ever; for ordering only.
     fn last_started(&self, slot: &str) -> Result<Option<SystemTime>>;
 
+    /// Makes what all slots share.
+    fn ready(&self) -> Result<()>;
+
+    /// The address under which slots reach this machine where it is not the loopback address; `None` as long as
+    /// [`Platform::ready`] was never called.
+    fn gateway(&self) -> Result<Option<Ipv4Addr>>;
+
     /// Looks whether there is room for the slots that are to be prepared, before anything is changed, and returns what
     /// the operator should know.
     fn check(&self, prepared: &[NewSlot<'_>], site: &Site<'_>) -> Result<Vec<String>>;
@@ -71,6 +78,9 @@ pub(crate) trait Platform: Sync {
 
     /// Removes all of a slot, unless something of it runs. Nothing happens where there is nothing.
     fn remove(&self, slot: &str) -> Result<()>;
+
+    /// Removes what belongs to no slot any more: traces of a deployer that was killed.
+    fn tidy(&self) -> Result<()>;
 
     /// The last `lines` lines that an instance wrote, oldest first, and what it writes from then on.
     fn log(&self, slot: &str, number: usize, lines: usize) -> Result<(Vec<String>, Box<dyn Follow>)>;

@@ -5,9 +5,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use anyhow::{Context, Result};
-use edge::client::Client;
-use edge::control::{Slot, Table};
+use anyhow::{Result, bail};
+use edge::client::{Client, Error as ClientError};
+use edge::control::{Refusal, Slot, Table};
 
 use crate::driver::drain;
 use crate::fail_point::FailPoint;
@@ -17,6 +17,9 @@ use crate::operation::{Site, note};
 use crate::outcome::Error;
 use crate::platform::{self, Platform};
 use crate::state::{StateFolder, unix_ms};
+
+/// How often the edge's table may change under whoever takes a deployment up.
+const TAKE_UP_ATTEMPTS: u32 = 5;
 
 /// Clears up after an operation that did not end, and returns the table in force after that.
 pub(crate) fn recover(
@@ -35,12 +38,15 @@ pub(crate) fn recover(
     let runs = |slot: &str| running.contains(slot);
     let open = history.open.take();
     let is_switched = match &open {
-        Some(open) => judge(open, &table, platform, &runs)?,
+        Some(open) => {
+            let judge = |table: &Table| {
+                let after = table_of(&Activation::of(&open.plan), table.generation, platform)?;
+                Ok(is_switched(open, table, &after, &runs))
+            };
+            take_up(open.judged, &judge, &client, &mut table, journal)?
+        }
         None => false,
     };
-    if let Some(open) = &open {
-        take_up(open, is_switched, &client, &mut table, journal)?;
-    }
     if let Some(open) = open.as_ref().filter(|_| is_switched) {
         history.activations.push(Activation::of(&open.plan));
     }
@@ -68,30 +74,37 @@ pub(crate) fn recover(
     Ok(table)
 }
 
-/// Whether the interrupted plan was switched to, as the first one found that took it up.
-fn judge(open: &Open, table: &Table, platform: &dyn Platform, runs: &dyn Fn(&str) -> bool) -> Result<bool> {
-    if let Some(switched) = open.judged {
-        return Ok(switched);
-    }
-    let after = table_of(&Activation::of(&open.plan), table.generation, platform)?;
-    Ok(is_switched(open, table, &after, runs))
-}
-
 /// Bars whoever began the deployment and may still be on the way: an order of theirs to the edge is stale from now on.
-/// What was found goes before it into the journal: the generation, which tells of a switch as well, says nothing after.
+/// Says whether the deployment had switched, as the first one found that took it up. What was found goes into the journal
+/// first: the generation, which tells of a switch as well, says nothing after.
 fn take_up(
-    open: &Open,
-    is_switched: bool,
+    judged: Option<bool>,
+    judge: &dyn Fn(&Table) -> Result<bool>,
     client: &Client,
     table: &mut Table,
     journal: &mut Journal,
-) -> Result<()> {
-    if open.judged.is_none() {
-        journal.append(Entry::Judged { switched: is_switched })?;
+) -> Result<bool> {
+    let mut switched = judged.map_or_else(|| judge(table), Ok)?;
+    let mut is_written = judged.is_some();
+    for _ in 0..TAKE_UP_ATTEMPTS {
+        if !is_written {
+            journal.append(Entry::Judged { switched })?;
+        }
+        let barred = Table { generation: table.generation + 1, ..table.clone() };
+        match client.apply(&barred) {
+            Ok(_) => {
+                *table = barred;
+                return Ok(switched);
+            }
+            // Their last order came in between: what it did counts.
+            Err(ClientError::Refused { reason: Refusal::StaleGeneration, .. }) => {
+                *table = client.observe()?.table;
+                (switched, is_written) = (judge(table)?, false);
+            }
+            Err(error) => return Err(error.into()),
+        }
     }
-    table.generation += 1;
-    client.apply(table).context("cannot take the edge over from the interrupted deployment; try again")?;
-    Ok(())
+    bail!("the edge's table changes again and again: somebody else still works on the environment")
 }
 
 /// Whether the interrupted plan was switched to. Its table in force says so; so does its journal, unless the edge, which
@@ -153,6 +166,10 @@ fn clear(
         if platform.describe(&slot)?.is_none() || !once_active.contains_key(slot.as_str()) {
             platform.remove(&slot)?;
         }
+    }
+    // What is left then does no harm, and is no reason to refuse a deployment.
+    if let Err(error) = platform.tidy() {
+        note(site, &format!("could not tidy up: {error:#}"));
     }
     Ok(())
 }

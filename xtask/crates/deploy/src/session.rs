@@ -104,6 +104,7 @@ impl<'a> Session<'a> {
 
     pub(crate) fn deploy(&mut self, release: &Release, file: &EnvironmentFile) -> Result<Outcome, Error> {
         let choice = platform::choose(&self.state, &file.name, &file.environment.platform)?;
+        choice.platform.ready()?;
         let key = self.state.secret_key()?;
         let target = resolve(release, file, &facts(self.site, &*choice.platform, key, release, file)?)?;
         self.event.release = Some(target.release);

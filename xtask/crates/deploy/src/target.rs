@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use anyhow::Result;
@@ -27,6 +27,8 @@ pub struct Facts {
     pub image_env: BTreeMap<String, BTreeSet<String>>,
     /// Keys the comparison values of secrets.
     pub key: Vec<u8>,
+    /// The address under which containers reach this machine, once they have a network.
+    pub gateway: Option<Ipv4Addr>,
 }
 
 /// A text that is never shown, logged or written to disk.
@@ -339,7 +341,10 @@ impl Check<'_> {
 
     fn literal(&mut self, name: &str, service: &Service, key: &str, text: &str) -> Option<String> {
         let keys = ["services", name, "env", key];
-        let text = text.replace("${edge.url}", &self.file.environment.edge_url());
+        let text = match text.contains("${edge.url}") {
+            true => text.replace("${edge.url}", &self.edge_url(&keys)?),
+            false => text.to_owned(),
+        };
         if let Some(at) = text.find("${") {
             let end = text[at..].find('}').map_or(text.len(), |end| at + end + 1);
             self.problem(&keys, format!("`{}` stands for nothing; only ${{edge.url}} does", &text[at..end]));
@@ -361,6 +366,24 @@ impl Check<'_> {
             self.problem(&keys, format!("`{text}` is not {wanted}"));
         }
         Some(text)
+    }
+
+    /// The address under which the service reaches the edge.
+    fn edge_url(&mut self, keys: &[&str]) -> Option<String> {
+        let environment = &self.file.environment;
+        if environment.platform == PlatformSettings::Process {
+            return Some(environment.edge_url());
+        }
+        // Before the first deployment there is no network, and nothing that the value could differ from.
+        let url = environment.edge_url_at(self.facts.gateway.unwrap_or(Ipv4Addr::UNSPECIFIED));
+        if url.is_none() {
+            self.problem(
+                keys,
+                "containers do not reach the edge at the addresses where it listens: let `edge.listen` or an address of \
+                 `edge.listen_also` be 0.0.0.0 with a port",
+            );
+        }
+        url
     }
 
     fn secret(&mut self, name: &str, service: &Service, key: &str) -> Option<Secret> {
@@ -573,6 +596,7 @@ mod tests {
             secrets: BTreeMap::from([(("a".into(), "KEY".into()), Ok(Secret::new(secret)))]),
             image_env: BTreeMap::from([("a".into(), ["HOST".to_owned()].into())]),
             key: b"key".to_vec(),
+            gateway: Some(Ipv4Addr::new(172, 18, 0, 1)),
         }
     }
 
@@ -702,6 +726,21 @@ routes:
         let target = resolve(&release(), &file(&text), &facts("s")).unwrap();
         assert!(target.routes.iter().all(|route| route.policy.max_body_bytes == Some(9)));
         assert!(!target.routes.is_empty() && target.edge.access_log_file.is_some());
+    }
+
+    #[test]
+    fn containers_reach_the_edge_by_their_gateway_where_it_listens_there() {
+        let docker = GOOD.replace("      HOST: 127.0.0.1\n", "");
+        let resolved = |edge: &str| {
+            let text = format!("platform: docker\nedge: {edge}\n{docker}");
+            let found = resolve(&release(), &file(&text), &facts("s"));
+            found.map(|target| target.services["a"].env["UPSTREAM"].clone()).map_err(|all| all[0].to_string())
+        };
+        assert_eq!(resolved("{listen: 0.0.0.0:80}").unwrap(), "http://172.18.0.1:80/b");
+        let also = "{listen: 127.0.0.1:80, listen_also: ['172.18.0.1:81']}";
+        assert_eq!(resolved(also).unwrap(), "http://172.18.0.1:81/b");
+        let error = resolved("{listen: 127.0.0.1:80}").unwrap_err();
+        assert!(error.contains("containers do not reach the edge"), "{error}");
     }
 
     #[test]

@@ -1,6 +1,8 @@
 //! Whole deployments with containers of a real engine, under load. Without an engine they are skipped, unless
 //! SLIPWAY_TEST_REQUIRE names `docker`.
 
+#![allow(clippy::unwrap_used, reason = "a failure here is a failed test")]
+
 mod rig;
 
 use std::process::Command;
@@ -143,6 +145,17 @@ fn secrets_are_files_and_nowhere_else_and_values_come_from_the_environment() {
     rig.try_deploy("1", &other).unwrap();
     rig.on(deploy::rollback).unwrap();
     assert_eq!(rig.get("/file/run/secrets/TOKEN").1, "s3cret-value", "also in a slot that was kept");
+}
+
+#[test]
+fn a_service_reaches_others_through_the_edge() {
+    let Some(rig) = Rig::docker() else { return };
+    let port = rig::free_port();
+    *rig.edge_more.lock().unwrap() = format!(", listen_also: ['0.0.0.0:{port}']");
+    rig.try_deploy("1", &Tweak { web_env: "SHOW: '${edge.url}'", ..Tweak::default() }).unwrap();
+    let url = rig.get("/env/SHOW").1;
+    assert!(url.ends_with(&format!(".1:{port}")), "{url}");
+    assert_eq!(rig.get("/call").1, "/etc/marker", "without egress, and through the edge");
 }
 
 #[test]

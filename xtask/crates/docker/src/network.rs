@@ -27,7 +27,7 @@ pub struct NetworkSpec {
 /// Whether containers of a network reach what is outside.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Egress {
-    /// Only each other, and what listens on the address that the engine's machine has in the network.
+    /// Only each other, and what listens on addresses of the engine's machine: engines keep back what would be passed on.
     #[default]
     None,
     /// Everything that the engine's machine reaches.

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeSet;
 use std::io::{self, Write};
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -17,7 +18,9 @@ use futures_util::{StreamExt, stream};
 use oci::{ArchiveForm, ArchiveLayers, Layout};
 use serde_json::Value;
 use stdx::Digest;
+use tokio::runtime::Handle;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
+use tokio::sync::watch;
 
 use crate::engine::{Engine, check_reference};
 use crate::error::{Error, Result};
@@ -135,9 +138,13 @@ impl Engine {
         let layers = if self.reads_zstd() { ArchiveLayers::AsStored } else { ArchiveLayers::WithoutZstd };
         let form = ArchiveForm { layers, without_lowest };
         let (sender, receiver) = channel(WAITING);
+        let (listening, listener) = watch::channel(());
+        let body = Body { sender, listener, runtime: self.runtime().handle().clone() };
         let (answer, archived) = std::thread::scope(|scope| {
-            let archive = scope.spawn(|| wanted.write(form, sender));
+            let archive = scope.spawn(|| wanted.write(form, body));
             let answer = self.send(receiver, wanted.reference, sent);
+            // A connection that is stuck keeps the other end of the channel.
+            drop(listening);
             (answer, archive.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
         });
         // An engine that stops reading says why; that nobody reads any more does not.
@@ -151,19 +158,19 @@ impl Engine {
         }
     }
 
-    fn send(
-        &self,
-        archive: Receiver<io::Result<Bytes>>,
-        reference: &str,
-        sent: &Arc<AtomicU64>,
-    ) -> Result<()> {
+    fn send(&self, archive: Receiver<Piece>, reference: &str, sent: &Arc<AtomicU64>) -> Result<()> {
         let what = format!("send {reference}");
         let options = ImportImageOptionsBuilder::default().quiet(true).build();
         let counted = Arc::clone(sent);
-        let body = stream::unfold(archive, |mut archive| async {
-            archive.recv().await.map(|piece| (piece, archive))
+        let body = stream::unfold(Some(archive), |archive| async {
+            let mut archive = archive?;
+            match archive.recv().await {
+                Some(Piece::Bytes(bytes)) => Some((Ok(bytes), Some(archive))),
+                Some(Piece::End) => None,
+                None => Some((Err(io::Error::other("the archive was not finished")), None)),
+            }
         });
-        let body = body.inspect(move |piece| {
+        let body = body.inspect(move |piece: &io::Result<Bytes>| {
             let length = piece.as_ref().map_or(0, |bytes| bytes.len() as u64);
             counted.fetch_add(length, Ordering::Relaxed);
         });
@@ -175,7 +182,7 @@ impl Engine {
             Ok(())
         };
         self.wait(&what, None, async {
-            match select(std::pin::pin!(load), std::pin::pin!(stall(sent))).await {
+            match select(pin!(load), pin!(stall(sent))).await {
                 Either::Left((answer, _)) => answer,
                 Either::Right(_) => Err(Error::Deadline { what: what.clone(), after: STALLED }),
             }
@@ -209,22 +216,12 @@ impl<'a> Wanted<'a> {
         Ok(Wanted { layout, image, config, layers, reference })
     }
 
-    /// Writes the archive; gives the digest of the manifest in it.
-    fn write(&self, form: ArchiveForm, to: Sender<io::Result<Bytes>>) -> anyhow::Result<Digest> {
-        let refused = to.clone();
-        let mut out = io::BufWriter::with_capacity(CHUNK, Body(to));
-        let archived =
-            oci::write_archive(self.layout, self.image, self.reference, form, &mut out).and_then(|digest| {
-                out.flush()?;
-                Ok(digest)
-            });
-        if archived.is_err() {
-            // The archive must not look as if it ended here.
-            let (rest, _) = out.into_parts();
-            drop(rest);
-            refused.blocking_send(Err(io::Error::other("the image is damaged"))).ok();
-        }
-        archived
+    /// Writes the archive; gives the digest of the manifest in it. Without [`Piece::End`] the archive does not look as if it were whole.
+    fn write(&self, form: ArchiveForm, to: Body) -> anyhow::Result<Digest> {
+        let mut out = io::BufWriter::with_capacity(CHUNK, to);
+        let digest = oci::write_archive(self.layout, self.image, self.reference, form, &mut out)?;
+        out.into_inner().map_err(io::IntoInnerError::into_error)?.send(Piece::End)?;
+        Ok(digest)
     }
 }
 
@@ -237,13 +234,34 @@ fn lowest_known(layers: &[Digest], images: &[Image]) -> usize {
     distinct.last().copied().unwrap_or(0)
 }
 
-/// Sends what is written to it as the body of a request.
-struct Body(Sender<io::Result<Bytes>>);
+/// What is sent of an archive.
+enum Piece {
+    Bytes(Bytes),
+    End,
+}
+
+/// Sends what is written to it as the body of a request, as long as somebody waits for the answer.
+struct Body {
+    sender: Sender<Piece>,
+    listener: watch::Receiver<()>,
+    runtime: Handle,
+}
+
+impl Body {
+    fn send(&mut self, piece: Piece) -> io::Result<()> {
+        self.runtime.block_on(async {
+            match select(pin!(self.sender.send(piece)), pin!(self.listener.changed())).await {
+                Either::Left((Ok(()), _)) => Ok(()),
+                Either::Left((Err(_), _)) | Either::Right(_) => Err(io::ErrorKind::BrokenPipe.into()),
+            }
+        })
+    }
+}
 
 impl Write for Body {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let sent = self.0.blocking_send(Ok(Bytes::copy_from_slice(bytes)));
-        sent.map(|()| bytes.len()).map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe))
+        self.send(Piece::Bytes(Bytes::copy_from_slice(bytes)))?;
+        Ok(bytes.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {

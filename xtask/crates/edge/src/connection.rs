@@ -5,7 +5,6 @@ use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
 use hyper::Request;
 use hyper::body::Incoming;
@@ -25,12 +24,6 @@ use crate::{http2, redirect};
 /// Longest request head. Common servers allow 8 to 64 KiB; each connection may hold one in memory.
 pub(crate) const MAX_HEAD_BYTES: usize = 64 * 1024;
 
-/// A client that vanished without a word is noticed after about two minutes of silence: probes begin after the first, and
-/// a missing answer to this many in a row ends the connection. It also ends upgraded ones, which may be silent for long.
-const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
-const KEEPALIVE_PROBES: u32 = 4;
-
 /// The other end of a connection.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Peer {
@@ -40,8 +33,6 @@ pub(crate) struct Peer {
 
 /// Serves one connection of a client until it ends or carries an upgraded protocol.
 pub(crate) async fn converse(stream: TcpStream, address: SocketAddr, protocol: Protocol, proxy: Arc<Proxy>) {
-    // Without these it is a worse connection, and still one.
-    let _ = tune(&stream);
     let stream = WriteLimit::new(stream, proxy.options.stall_timeout);
     match (protocol, &proxy.tls) {
         (Protocol::Https, Some(config)) => {
@@ -104,35 +95,5 @@ where
     if has_spoken.load(Ordering::Relaxed) {
         connection.as_mut().graceful_shutdown();
         let _ = connection.await;
-    }
-}
-
-fn tune(stream: &TcpStream) -> std::io::Result<()> {
-    use rustix::net::sockopt;
-    stream.set_nodelay(true)?;
-    sockopt::set_socket_keepalive(stream, true)?;
-    sockopt::set_tcp_keepidle(stream, KEEPALIVE_IDLE)?;
-    sockopt::set_tcp_keepintvl(stream, KEEPALIVE_INTERVAL)?;
-    sockopt::set_tcp_keepcnt(stream, KEEPALIVE_PROBES)?;
-    Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use rustix::net::sockopt;
-    use tokio::net::TcpListener;
-
-    use super::*;
-
-    #[tokio::test]
-    async fn a_vanished_client_is_probed_for() {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let (_client, accepted) = tokio::join!(TcpStream::connect(address), listener.accept());
-        let stream = accepted.unwrap().0;
-        assert!(!sockopt::socket_keepalive(&stream).unwrap());
-        tune(&stream).unwrap();
-        assert!(sockopt::socket_keepalive(&stream).unwrap());
-        assert_eq!(sockopt::tcp_keepidle(&stream).unwrap(), KEEPALIVE_IDLE);
     }
 }

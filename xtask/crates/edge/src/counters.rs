@@ -67,9 +67,6 @@ pub(crate) struct Tally {
     pub(crate) total: Picture,
 }
 
-/// Something that is counted until it is dropped.
-pub(crate) struct InFlight(Arc<Counters>);
-
 /// One upgraded connection to a slot, counted until this is dropped.
 pub(crate) struct Stream(Arc<Counters>);
 
@@ -120,9 +117,15 @@ impl Counters {
         self.totals.rescued.fetch_add(1, Ordering::Relaxed);
     }
 
-    pub(crate) fn enter(self: &Arc<Counters>) -> InFlight {
+    /// A request takes the slot; [`Counters::leave`] is its end.
+    pub(crate) fn enter(&self) {
         self.in_flight.fetch_add(1, Ordering::AcqRel);
-        InFlight(Arc::clone(self))
+    }
+
+    pub(crate) fn leave(&self) {
+        if self.in_flight.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.idle.notify_waiters();
+        }
     }
 
     pub(crate) fn open_stream(self: &Arc<Counters>) -> Stream {
@@ -304,14 +307,6 @@ impl Tally {
     pub(crate) fn failures(&self) -> u64 {
         // An answer with status 500 that is cut off besides went wrong once.
         (self.server_errors() + self.connect_errors + self.rescued).min(self.attempts())
-    }
-}
-
-impl Drop for InFlight {
-    fn drop(&mut self) {
-        if self.0.in_flight.fetch_sub(1, Ordering::AcqRel) == 1 {
-            self.0.idle.notify_waiters();
-        }
     }
 }
 

@@ -23,6 +23,12 @@ const BACKLOG: u32 = 4096;
 /// When stopping: how long connections that wait in the backlog are still taken, while more may come.
 const BACKLOG_TIME: Duration = Duration::from_millis(100);
 
+/// A client that vanished without a word is noticed after about two minutes of silence: probes begin after the first, and
+/// a missing answer to this many in a row ends the connection. It also ends upgraded ones, which may be silent for long.
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
+const KEEPALIVE_PROBES: u32 = 4;
+
 /// One address where clients come in.
 pub(crate) struct Door {
     pub(crate) listener: TcpListener,
@@ -47,6 +53,8 @@ pub(crate) fn open(wanted: &[Listener], mut present: Vec<StdTcpListener>) -> Res
         };
         let listener =
             listener.with_context(|| format!("cannot listen on {address}: is another program using it?"))?;
+        // Without these connections are worse, and still connections.
+        let _ = tune(&listener);
         let address = listener.local_addr()?;
         doors.push(Arc::new(Door { listener, address, protocol: *protocol }));
     }
@@ -59,6 +67,17 @@ fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
     socket.set_reuseaddr(true)?;
     socket.bind(address)?;
     socket.listen(BACKLOG)
+}
+
+/// Sets on the listening socket what each accepted one then has by itself (tcp(7) on Linux): no calls for every connection.
+fn tune(listener: &TcpListener) -> std::io::Result<()> {
+    use rustix::net::sockopt;
+    sockopt::set_tcp_nodelay(listener, true)?;
+    sockopt::set_socket_keepalive(listener, true)?;
+    sockopt::set_tcp_keepidle(listener, KEEPALIVE_IDLE)?;
+    sockopt::set_tcp_keepintvl(listener, KEEPALIVE_INTERVAL)?;
+    sockopt::set_tcp_keepcnt(listener, KEEPALIVE_PROBES)?;
+    Ok(())
 }
 
 /// Accepts until the edge stops, and then what is already in the backlog: closing a listener drops that.
@@ -117,4 +136,24 @@ async fn accept_one(
 ) -> std::io::Result<(TcpStream, SocketAddr)> {
     connections.wait_below(max_connections).await;
     listener.accept().await
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::net::sockopt;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_vanished_client_is_probed_for_and_answers_leave_at_once() {
+        let address = "127.0.0.1:0".parse().unwrap();
+        let doors = open(&[Listener { address, protocol: Protocol::Http }], Vec::new()).unwrap();
+        let (_client, accepted) =
+            tokio::join!(TcpStream::connect(doors[0].address), doors[0].listener.accept());
+        let stream = accepted.unwrap().0;
+        assert!(stream.nodelay().unwrap() && sockopt::socket_keepalive(&stream).unwrap());
+        assert_eq!(sockopt::tcp_keepidle(&stream).unwrap(), KEEPALIVE_IDLE);
+        assert_eq!(sockopt::tcp_keepintvl(&stream).unwrap(), KEEPALIVE_INTERVAL);
+        assert_eq!(sockopt::tcp_keepcnt(&stream).unwrap(), KEEPALIVE_PROBES);
+    }
 }

@@ -116,7 +116,7 @@ pub(crate) fn client_address(headers: &HeaderMap, client: &Client<'_>) -> IpAddr
     last.unwrap_or(client.address)
 }
 
-/// Whether the client's connection was encrypted, by the headers for the service.
+/// Whether the headers for the service say that the client's connection was encrypted.
 pub(crate) fn is_secure(headers: &HeaderMap) -> bool {
     headers.get(FORWARDED_PROTO).is_some_and(|proto| proto.as_bytes().eq_ignore_ascii_case(b"https"))
 }

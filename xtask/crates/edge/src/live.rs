@@ -11,7 +11,7 @@ use stdx::Digest;
 use tokio::sync::Notify;
 
 use crate::control::{SlotCounters, Table};
-use crate::counters::{Counters, InFlight, Stream, Tally};
+use crate::counters::{Counters, Stream, Tally};
 use crate::pause::Gate;
 use crate::routing::{Entry, Router};
 use crate::upstream::Pool;
@@ -69,7 +69,6 @@ pub(crate) struct LiveSlot {
 pub(crate) struct Flight {
     pub(crate) slot: Arc<LiveSlot>,
     pub(crate) entry: Arc<Entry>,
-    _counted: InFlight,
 }
 
 /// Where a request may go.
@@ -125,8 +124,8 @@ impl Live {
             Some((entry, slot)) => match &slot.gate {
                 Some(gate) => Picked::Held(Arc::clone(gate), Arc::clone(entry)),
                 None => {
-                    let _counted = slot.counters.enter();
-                    Picked::Flight(Flight { slot: Arc::clone(slot), entry: Arc::clone(entry), _counted })
+                    slot.counters.enter();
+                    Picked::Flight(Flight { slot: Arc::clone(slot), entry: Arc::clone(entry) })
                 }
             },
             None => Picked::Nowhere,
@@ -369,6 +368,12 @@ impl Flight {
     /// The request became an upgraded connection: counted there before it is no longer counted here.
     pub(crate) fn into_stream(self) -> Stream {
         self.slot.counters.open_stream()
+    }
+}
+
+impl Drop for Flight {
+    fn drop(&mut self) {
+        self.slot.counters.leave();
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use hyper::body::Incoming;
-use hyper::header::{self, HeaderValue};
+use hyper::header::{self, HeaderMap, HeaderValue};
 use hyper::http::request::Parts;
 use hyper::upgrade::OnUpgrade;
 use hyper::{Method, Request, Response, StatusCode, Uri, Version};
@@ -19,7 +19,7 @@ use crate::body::{Download, Open, ResponseBody, Source, Upload, Waiting};
 use crate::connection::Peer;
 use crate::error::EdgeError;
 use crate::gauge::Gauge;
-use crate::headers::{self, RequestIds};
+use crate::headers::{self, RequestIds, Scheme};
 use crate::live::{Flight, Live, LiveSlot, Picked, Routes};
 use crate::pause::{Gate, Passage};
 use crate::policy::RoutePolicy;
@@ -147,15 +147,16 @@ impl Proxy {
             upgrade.as_ref().is_some_and(|name| name.as_bytes().eq_ignore_ascii_case(b"websocket"));
         let client_upgrade = upgrade.is_some().then(|| hyper::upgrade::on(&mut request));
         let errand = self.prepare(client, id, began, request, upgrade)?;
-        let is_secure = headers::is_secure(errand.request.headers());
+        let is_secure = self.is_secure(client, errand.request.headers());
         let (answer, open, retries) = self.forward(errand).await?;
         let is_body_wanted = open.is_reusable;
-        let (slot, entry) = (Arc::clone(&open.flight.slot), Arc::clone(&open.flight.entry));
-        let upstream = open.pool.address;
+        let (slot, upstream) = (Arc::clone(&open.flight.slot), open.pool.address);
         let is_upgrade = answer.status() == StatusCode::SWITCHING_PROTOCOLS;
         let (mut head, source) = match (is_upgrade, client_upgrade) {
             (true, Some(client_upgrade)) => {
-                (self.switch_protocol(client_upgrade, answer, open, is_websocket), Source::Edge(None))
+                let mut head = self.switch_protocol(client_upgrade, answer, open, is_websocket);
+                headers::to_client(head.headers_mut(), true);
+                (head, Source::Edge(None))
             }
             (true, None) => {
                 open.flight.slot.counters.cut();
@@ -163,21 +164,27 @@ impl Proxy {
                 return Err(report(&open.flight, error));
             }
             (false, _) => {
-                let (parts, body) = answer.into_parts();
+                let (mut parts, body) = answer.into_parts();
+                headers::to_client(&mut parts.headers, false);
+                open.flight.entry.policy.finish(&mut parts.headers, is_secure);
                 let download = Download::new(body, &parts.headers, open);
                 (Response::from_parts(parts, ()), Source::Service(download))
             }
         };
         *head.version_mut() = Version::HTTP_11;
-        headers::to_client(head.headers_mut(), is_upgrade);
-        if !is_upgrade {
-            entry.policy.finish(head.headers_mut(), is_secure);
-        }
         if !is_body_wanted {
             // The client may send the body or not, so where its next request would begin is anybody's guess.
             head.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
         Ok(Reply { head, source, slot, upstream, retries })
+    }
+
+    /// Whether the client came over TLS, to here or to a trusted proxy.
+    fn is_secure(&self, client: Peer, headers: &HeaderMap) -> bool {
+        match self.options.trust_forwarded {
+            true => headers::is_secure(headers),
+            false => client.scheme == Scheme::Https,
+        }
     }
 
     /// The request as the service will see it, but for what depends on the route.

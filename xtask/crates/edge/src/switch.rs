@@ -190,6 +190,9 @@ impl Switch {
         if let Err(error) = self.put(table, kept.as_ref()).await {
             let text = format!("the table was not kept: {error:#}");
             log::event("table_not_kept", json!({ "generation": generation, "error": text }));
+            // The bake that lasts, if one does, is the one to go on with.
+            let before = self.baking().as_ref().map(|baking| baking.kept());
+            self.keep_bake(before.as_ref());
             return refused(Refusal::NotDurable, text);
         }
         let before = self.baking().take();
@@ -293,9 +296,10 @@ impl Switch {
         if expected.is_some_and(|expected| !Arc::ptr_eq(expected, &baking)) {
             return None;
         }
+        // Whoever reads that it is over may drain the old slots at once.
+        self.live.forget_former();
         let report = baking.end(state, reason.to_owned(), &self.live);
         self.keep_bake(Some(&baking.kept()));
-        self.live.forget_former();
         log::event("baked", json!({ "report": report }));
         Some(report)
     }
@@ -467,5 +471,45 @@ fn resumed(mut kept: Kept, table: &Table) -> (Option<Kept>, Option<Objection>) {
             (Some(kept), Some(objection))
         }
         _ => (Some(kept), None),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::{Rules, SCHEMA};
+
+    fn kept(state: BakeState) -> Kept {
+        let bake =
+            Bake { from: vec!["a".into()], to: vec!["b".into()], for_ms: 9000, rules: Rules::default() };
+        let report = BakeReport { generation: 2, state, reason: "why".into(), figures: Vec::new() };
+        Kept { bake, former: Table::default(), records: BTreeMap::new(), report }
+    }
+
+    fn after(state: BakeState, generation: u64) -> (Option<BakeState>, Option<Cause>) {
+        let table = Table { generation, ..Table::default() };
+        let (kept, redo) = resumed(kept(state), &table);
+        (kept.map(|kept| kept.report.state), redo.map(|objection| objection.cause))
+    }
+
+    /// What was on disk, and the generation in force, at each point where an edge may die.
+    #[test]
+    fn an_edge_goes_on_from_wherever_another_one_died() {
+        let on = BakeState::Baking { left_ms: 9000 };
+        let reverted = BakeState::Reverted { generation: 3, cause: Cause::Errors };
+        assert_eq!(after(on, 1), (None, None), "the bake was kept, its table was not");
+        assert_eq!(after(on, 2), (Some(on), None), "it lasts");
+        assert_eq!(after(on, 5), (Some(BakeState::Superseded), None), "another table came");
+        assert_eq!(after(reverted, 2), (Some(on), Some(Cause::Errors)), "the way back was begun");
+        assert_eq!(after(reverted, 3), (Some(reverted), None), "it was finished");
+        assert_eq!(after(BakeState::Passed, 2), (Some(BakeState::Passed), None));
+    }
+
+    #[test]
+    fn a_way_back_that_cannot_be_read_is_not_taken() {
+        let mut kept = kept(BakeState::Baking { left_ms: 1 });
+        kept.former.schema = SCHEMA.replace('2', "9");
+        let found = resumed(kept, &Table { generation: 2, ..Table::default() });
+        assert_eq!(found.0.map(|kept| kept.report.state), Some(BakeState::Superseded));
     }
 }

@@ -142,9 +142,10 @@ impl Waivers {
         for ((waiver, line), used) in self.waivers.iter().zip(used) {
             let is_known = match Check::of_rule(&waiver.rule) {
                 Some(check) => complete.contains(&check),
-                // The rule may be of any check; secrets and waivers name theirs.
+                // The rule may be of any check; secrets, migrations and waivers name theirs.
                 None => Check::ALL.iter().all(|check| {
-                    matches!(check, Check::Secrets | Check::Waivers) || complete.contains(check)
+                    matches!(check, Check::Secrets | Check::Migrations | Check::Waivers)
+                        || complete.contains(check)
                 }),
             };
             if waiver.expires < today {

@@ -126,6 +126,6 @@ mod tests {
         };
         let (a, b) = (migration("a", "1"), migration("b", "2"));
         assert_eq!(set_of(&[a.clone(), b.clone()]), set_of(&[b.clone(), a.clone()]));
-        assert_ne!(set_of(&[a.clone()]).set, set_of(&[a, b]).set);
+        assert_ne!(set_of(std::slice::from_ref(&a)).set, set_of(&[a, b]).set);
     }
 }

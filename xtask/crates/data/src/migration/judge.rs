@@ -211,8 +211,8 @@ impl Judge {
     }
 
     fn excuse(&self, entry: &Entry, excuses: &Excuses, breach: &mut Breach) -> Option<String> {
-        let after = excuses.contracts.iter().map(|(_, after)| after.as_str());
-        let after = after.filter(|after| self.known.iter().any(|name| is_called(name, after))).next_back();
+        let mut after = excuses.contracts.iter().map(|(_, after)| after.as_str());
+        let after = after.rfind(|after| self.known.iter().any(|name| is_called(name, after)));
         match entry.class {
             Class::Always => None,
             Class::Lock => self.setting.running.is_nobody().then(|| "no release serves".to_owned()),

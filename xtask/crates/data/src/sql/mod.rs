@@ -1,6 +1,7 @@
 //! SQL as far as migrations need it: scripts cut into statements, and what each statement does to a schema. It executes nothing
 //! and knows no database. Invariant: what is not understood is said to be so, never taken for harmless.
 
+mod alter;
 mod change;
 mod column;
 mod cursor;

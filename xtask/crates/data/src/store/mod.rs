@@ -166,11 +166,11 @@ impl Store {
         if id != "latest" {
             return self.read(id);
         }
-        let backups = self.list()?.into_iter().filter_map(|entry| match entry {
+        let mut backups = self.list()?.into_iter().filter_map(|entry| match entry {
             Entry::Backup(manifest) => Some(*manifest),
             Entry::Damaged { .. } => None,
         });
-        backups.last().with_context(|| format!("there is no backup of {}", self.database))
+        backups.next_back().with_context(|| format!("there is no backup of {}", self.database))
     }
 
     /// Reads a backup again, restores it into a database that is thrown away, and compares.

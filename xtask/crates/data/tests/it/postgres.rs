@@ -478,3 +478,51 @@ fn a_migration_gives_up_on_a_lock_and_names_where_it_stopped() {
     assert_eq!(run(patient, &[alter]).unwrap(), ["2.sql"]);
     holder.join().unwrap().unwrap();
 }
+
+/// An image with the server's programs and what they are linked to, made from this machine; removed at the end.
+struct Image(String);
+
+impl Image {
+    fn of(bin: &Path, folder: &Path) -> Image {
+        let root = folder.join("image");
+        let script = r#"set -e
+            mkdir -p "$2/usr/bin" "$2/etc"; cp /etc/passwd /etc/group "$2/etc"
+            for program in psql pg_dump pg_restore; do
+                cp "$1/$program" "$2/usr/bin"
+                for file in $(ldd "$1/$program" | grep -o '/[^ ]*'); do mkdir -p "$2$(dirname $file)"; cp -L "$file" "$2$file"; done
+            done
+            tar -C "$2" -cf - . | docker import --change 'LABEL slipway.test=data' - "$3""#;
+        let name = format!("slipway-test-data:{}", std::process::id());
+        let made = Command::new("sh")
+            .args(["-c", script, "sh"])
+            .args([bin, root.as_path()])
+            .arg(&name)
+            .output()
+            .unwrap();
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        Image(name)
+    }
+}
+
+impl Drop for Image {
+    fn drop(&mut self) {
+        let _ = Command::new("docker").args(["rmi", "--force", &self.0]).output();
+    }
+}
+
+#[test]
+fn programs_in_an_image_do_the_same() {
+    if !works("docker", "docker", &["info"]) {
+        return;
+    }
+    let Some(rig) = Rig::new() else { return };
+    let image = Image::of(&rig.server.bin, rig.folder.path());
+    let engine = rig.engine_with(Tools::Image { engine: "docker".into(), image: image.0.clone() });
+    let manifest = rig.store.create(&engine, NOW).unwrap();
+    assert_eq!(manifest.tables["public.debit"].rows, 50);
+    rig.sql("DELETE FROM credit");
+    rig.store.restore(&engine, "latest", Before::Nothing).unwrap();
+    assert_eq!(rig.sql("SELECT count(*) FROM credit"), "50");
+    // What was taken in a container is the same to installed programs.
+    rig.store.verify(&rig.engine(), "latest").unwrap();
+}

@@ -26,12 +26,7 @@ pub(crate) fn leftovers(folder: &Path) -> Vec<String> {
     names.filter(|name| name != ".lock").collect()
 }
 
-/// Whether the program can be run here; says so where not, and fails where `SLIPWAY_TEST_REQUIRE` names it.
-pub(crate) fn have(program: &str, probe: &[&str]) -> bool {
-    works(program, program, probe)
-}
-
-/// The same for what `SLIPWAY_TEST_REQUIRE` calls `name`.
+/// Whether the program can be run here; says so where not, and fails where `SLIPWAY_TEST_REQUIRE` names it as `name`.
 pub(crate) fn works(name: &str, program: &str, probe: &[&str]) -> bool {
     let works = Command::new(program).args(probe).output().is_ok_and(|output| output.status.success());
     let is_required =

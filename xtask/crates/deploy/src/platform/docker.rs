@@ -15,7 +15,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::SystemTime;
 
 use anyhow::{Context, Result, bail, ensure};
-use docker::{Endpoint, Engine, Labels, Listed, Phase, Restart, VolumeSpec};
+use docker::{Endpoint, Engine, Kept, Labels, Listed, Phase, Restart, VolumeSpec};
 use jiff::Timestamp;
 use oci::Layout;
 
@@ -179,6 +179,26 @@ impl Docker {
         warnings
     }
 
+    /// The containers of a slot whose image is there.
+    fn make(&self, new: &NewSlot<'_>, layout: &Layout, image: String) -> Result<()> {
+        for volume in &new.target.volumes {
+            let name = container::volume_name(&self.record, &volume.name);
+            self.engine.ensure_volume(&VolumeSpec { name, labels: container::labels(&self.record) })?;
+        }
+        let subnet = self.ensure_network()?;
+        let plan = Plan {
+            record: &self.record,
+            new,
+            image,
+            image_variables: self.image_variables(layout, new)?,
+            network: self.network_name(),
+        };
+        for number in 0..new.target.replicas {
+            self.engine.create(&plan.spec(number, self.take_address(&subnet)?)?)?;
+        }
+        Ok(())
+    }
+
     /// The variables that the image sets.
     fn image_variables(&self, layout: &Layout, new: &NewSlot<'_>) -> Result<BTreeSet<String>> {
         let config: serde_json::Value =
@@ -240,6 +260,14 @@ impl Platform for Docker {
         Ok(last.map(SystemTime::from))
     }
 
+    fn ready(&self) -> Result<()> {
+        self.ensure_network().map(drop)
+    }
+
+    fn gateway(&self) -> Result<Option<Ipv4Addr>> {
+        Ok(self.find_network()?.map(|subnet| subnet.gateway()))
+    }
+
     fn check(&self, prepared: &[NewSlot<'_>], site: &Site<'_>) -> Result<Vec<String>> {
         let mut problems = Vec::new();
         for new in prepared {
@@ -256,22 +284,13 @@ impl Platform for Docker {
         let layout = Layout::open(site.layout)?;
         let reference = container::reference(&self.record, new.service, &new.target.image);
         let image = self.engine.transfer(&layout, new.target.image, &reference)?;
-        for volume in &new.target.volumes {
-            let name = container::volume_name(&self.record, &volume.name);
-            self.engine.ensure_volume(&VolumeSpec { name, labels: container::labels(&self.record) })?;
+        let made = self.make(new, &layout, image.id);
+        if made.is_err() {
+            // Without a container nothing would lead to the image any more.
+            let _ = self.remove(new.name);
+            let _ = self.remove_images(&[(new.target.image, reference)].into());
         }
-        let subnet = self.ensure_network()?;
-        let plan = Plan {
-            record: &self.record,
-            new,
-            image: image.id,
-            image_variables: self.image_variables(&layout, new)?,
-            network: self.network_name(),
-        };
-        for number in 0..new.target.replicas {
-            self.engine.create(&plan.spec(number, self.take_address(&subnet)?)?)?;
-        }
-        Ok(())
+        made
     }
 
     /// A container's own files cannot change: it may not write them. Secrets are as they were when it was made, and gone
@@ -334,6 +353,19 @@ impl Platform for Docker {
             }
         }
         self.remove_images(&removed)
+    }
+
+    /// Secrets of containers that were never made. Networks stay: stopped containers are started in them again.
+    fn tidy(&self) -> Result<()> {
+        let labels = container::labels(&self.record);
+        let networks = self.engine.networks(&labels)?.into_iter().map(|network| network.name);
+        let kept = Kept {
+            containers: self.all()?.into_iter().map(|listed| listed.id).collect(),
+            networks: networks.filter(|name| !name.ends_with(network::PROBE)).collect(),
+            ..Kept::default()
+        };
+        self.engine.remove_all_but(&labels, &kept)?;
+        Ok(())
     }
 
     fn log(&self, slot: &str, number: usize, lines: usize) -> Result<(Vec<String>, Box<dyn Follow>)> {

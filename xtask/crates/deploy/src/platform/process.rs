@@ -2,6 +2,7 @@
 //! the words of [`Platform`], and keeps no state but the ports that were given out.
 
 use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
 use std::path::Path;
 use std::time::SystemTime;
 
@@ -66,6 +67,14 @@ impl Platform for Process {
         Ok(self.folder(slot).last_started())
     }
 
+    fn ready(&self) -> Result<()> {
+        Ok(())
+    }
+
+    fn gateway(&self) -> Result<Option<Ipv4Addr>> {
+        Ok(None)
+    }
+
     fn check(&self, prepared: &[NewSlot<'_>], site: &Site<'_>) -> Result<Vec<String>> {
         let mut needed = 0_u64;
         for new in prepared {
@@ -108,6 +117,11 @@ impl Platform for Process {
 
     fn remove(&self, slot: &str) -> Result<()> {
         self.folder(slot).remove()
+    }
+
+    /// All of a slot is in its folder.
+    fn tidy(&self) -> Result<()> {
+        Ok(())
     }
 
     fn log(&self, slot: &str, number: usize, lines: usize) -> Result<(Vec<String>, Box<dyn Follow>)> {

@@ -624,7 +624,7 @@ pub(crate) fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
 }
 
 /// A port from a range that neither slots nor outgoing connections use.
-fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     // Test processes of one run have neighbouring ids: each gets a few ports that none of its neighbours begins with.
     let offset = (std::process::id() % 385) as u16 * 7;
     loop {

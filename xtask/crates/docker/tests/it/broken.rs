@@ -68,6 +68,28 @@ fn a_transfer_that_is_cut_off_leaves_nothing_and_goes_through_the_next_time() {
 }
 
 #[test]
+fn a_transfer_to_an_engine_that_takes_no_more_can_be_interrupted() {
+    let Some(lab) = Lab::open() else { return };
+    let Some(socket) = socket(&lab.engine) else { return };
+    let relay = Relay::to(&socket);
+    let flag = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let engine = at(&relay.socket()).heeding(flag.clone());
+    let image = lab.image(vec![lab.noise("long", 8 << 20, Compression::Gzip)], "");
+    let (go_on, held) = std::sync::mpsc::channel::<()>();
+    relay.at_cut(move || {
+        flag.store(true, std::sync::atomic::Ordering::Relaxed);
+        held.recv().ok();
+    });
+    relay.cut_after(1 << 20);
+    let since = std::time::Instant::now();
+    let error = engine.transfer(&lab.layout, image, &lab.reference("held")).unwrap_err();
+    assert!(matches!(error, Error::Interrupted { .. }), "{error}");
+    assert!(since.elapsed() < std::time::Duration::from_secs(20), "{:?}", since.elapsed());
+    drop(go_on);
+    assert_eq!(lab.engine.image(&lab.reference("held")).unwrap(), None);
+}
+
+#[test]
 fn a_watch_tells_afterwards_what_happened_while_the_way_was_broken() {
     let Some(lab) = Lab::open() else { return };
     let Some(socket) = socket(&lab.engine) else { return };
@@ -117,8 +139,11 @@ impl OwnEngine {
     fn spawn(folder: &Path) -> Child {
         let log = std::fs::File::options().create(true).append(true).open(folder.join("log")).unwrap();
         let path = |name: &str| folder.join(name).display().to_string();
-        Command::new("dockerd")
+        // In a network of its own: an engine without a bridge would remove that of the engine beside it.
+        Command::new("unshare")
             .args([
+                "--net",
+                "dockerd",
                 "--host",
                 &format!("unix://{}", path("s")),
                 "--data-root",
@@ -171,12 +196,15 @@ impl Drop for OwnEngine {
 }
 
 #[test]
-fn an_engine_killed_in_the_middle_of_a_transfer_has_nothing_of_it() {
+fn an_engine_killed_in_the_middle_of_a_transfer_has_nothing_of_it_and_all_secrets() {
     let Some(mut own) = OwnEngine::start() else { return };
     let relay = Relay::to(&own.socket());
     let lab = Lab::with(at(&relay.socket()));
     let image = lab.image(vec![lab.noise("long", 2 << 20, Compression::Gzip)], "");
     let id = lab.layout.config(&image).unwrap().to_string();
+    let mut keeper = lab.spec("keeper", &lab.probe(""), &["read=/run/secrets/db"]);
+    keeper.secrets = vec![docker::Secret { name: "db".into(), value: docker::SecretValue::new("s3cret") }];
+    lab.engine.create(&keeper).unwrap();
     let pid = rustix::process::Pid::from_child(&own.child);
     relay.at_cut(move || rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap());
     relay.cut_after(1_500_000);
@@ -190,7 +218,10 @@ fn an_engine_killed_in_the_middle_of_a_transfer_has_nothing_of_it() {
     until("the engine answers again", || lab.engine.ping().is_ok());
     assert_eq!(watch.next(crate::rig::PATIENCE), Some(Watched::Gap), "whoever watches is told to look again");
     assert_eq!(lab.engine.image(&id).unwrap(), None);
-    assert!(lab.engine.images(&docker::Labels::new()).unwrap().is_empty());
+    assert_eq!(lab.engine.images(&docker::Labels::new()).unwrap().len(), 1, "that of the keeper");
+    lab.engine.start(&keeper.name).unwrap();
+    assert_eq!(lab.engine.wait_for_end(&keeper.name, crate::rig::PATIENCE).unwrap(), 0);
+    assert_eq!(lab.output(&keeper.name), "read /run/secrets/db ok s3cret\n");
     let sent = lab.engine.transfer(&lab.layout, image, &lab.reference("killed")).unwrap();
     assert_eq!((sent.id, sent.kind), (id, TransferKind::Full));
 }

@@ -1,8 +1,8 @@
 //! What a container may not do, seen from inside it.
 
-use docker::{Access, Attachment, Limits, Mount, MountSource, NetworkSpec, User, VolumeSpec};
+use docker::{Access, Attachment, Egress, Limits, Mount, MountSource, NetworkSpec, User, VolumeSpec};
 
-use crate::rig::Lab;
+use crate::rig::{Lab, program, skip, until};
 
 #[test]
 fn a_container_has_no_right_that_it_was_not_given() {
@@ -108,26 +108,86 @@ fn what_is_mounted_may_be_written_only_where_that_was_said() {
     assert!(error.contains("/no/such/folder"), "{error}");
 }
 
+/// Another machine as far as containers can tell: a network namespace that this machine forwards to.
+struct Elsewhere {
+    name: String,
+    server: std::process::Child,
+}
+
+const ELSEWHERE: [&str; 2] = ["10.214.199.1", "10.214.199.2"];
+
+impl Elsewhere {
+    fn open() -> Option<Elsewhere> {
+        let name = format!("slipway-{}", std::process::id());
+        let ip = |args: &str| {
+            let output = std::process::Command::new("ip").args(args.split(' ')).output();
+            output.is_ok_and(|output| output.status.success())
+        };
+        if !ip(&format!("netns add {name}")) {
+            skip("ip", "a network namespace needs root and the program `ip`");
+            return None;
+        }
+        let [here, there] = ELSEWHERE;
+        for step in [
+            format!("link add {name} type veth peer name outside netns {name}"),
+            format!("addr add {here}/30 dev {name}"),
+            format!("link set {name} up"),
+            format!("-n {name} addr add {there}/30 dev outside"),
+            format!("-n {name} link set outside up"),
+        ] {
+            assert!(ip(&step), "ip {step}");
+        }
+        let mut server = std::process::Command::new("ip");
+        server.args(["netns", "exec", &name]).arg(program()).arg("serve=0.0.0.0:8080");
+        let elsewhere =
+            Elsewhere { server: server.stdout(std::process::Stdio::null()).spawn().unwrap(), name };
+        until("it serves", || std::net::TcpStream::connect((there, 8080)).is_ok());
+        Some(elsewhere)
+    }
+}
+
+impl Drop for Elsewhere {
+    fn drop(&mut self) {
+        self.server.kill().ok();
+        self.server.wait().ok();
+        std::process::Command::new("ip").args(["link", "del", &self.name]).status().ok();
+        std::process::Command::new("ip").args(["netns", "del", &self.name]).status().ok();
+    }
+}
+
 #[test]
-fn a_network_without_egress_leads_nowhere_but_to_its_own_containers() {
+fn a_network_without_egress_leads_to_its_own_containers_and_to_no_other_machine() {
     let Some(lab) = Lab::open() else { return };
+    let Some(_elsewhere) = Elsewhere::open() else { return };
     let image = lab.probe("");
-    let network = NetworkSpec { labels: lab.labels(), ..NetworkSpec::new(lab.named("inner")) };
-    lab.engine.ensure_network(&network).unwrap();
+    let network = |name: &str, egress| {
+        let spec = NetworkSpec { labels: lab.labels(), egress, ..NetworkSpec::new(lab.named(name)) };
+        lab.engine.ensure_network(&spec).unwrap().name
+    };
+    let (inner, open) = (network("inner", Egress::None), network("open", Egress::Open));
     let mut server = lab.spec("server", &image, &["serve=0.0.0.0:8080"]);
-    server.networks = vec![Attachment { aliases: vec!["friend".into()], ..Attachment::to(&network.name) }];
+    server.networks = [&inner, &open]
+        .map(|network| Attachment { aliases: vec!["friend".into()], ..Attachment::to(network) })
+        .to_vec();
     lab.engine.create(&server).unwrap();
     lab.engine.start(&server.name).unwrap();
-    let address = lab.engine.container(&server.name).unwrap().unwrap().addresses[&network.name];
+    let addresses = lab.engine.container(&server.name).unwrap().unwrap().addresses;
     // The edge dials containers so.
-    crate::rig::until("the server answers", || std::net::TcpStream::connect((address, 8080)).is_ok());
-    let steps = ["connect=friend:8080", "connect=1.1.1.1:53", "connect=9.9.9.9:443"];
-    let mut client = lab.spec("client", &image, &steps);
-    client.networks = vec![Attachment::to(&network.name)];
-    let (_, output) = lab.run(&client);
-    assert!(output.contains("connect friend:8080 ok"), "{output}");
-    assert!(
-        output.contains("connect 1.1.1.1:53 failed") && output.contains("connect 9.9.9.9:443 failed"),
-        "{output}"
-    );
+    for network in [&inner, &open] {
+        until("the server answers", || std::net::TcpStream::connect((addresses[network], 8080)).is_ok());
+    }
+    let away = format!("connect={}:8080", ELSEWHERE[1]);
+    let other = |network: &str| format!("connect={}:8080", addresses[network]);
+    // The guide says that the machine's own addresses are open.
+    let here = std::net::TcpListener::bind(format!("{}:0", ELSEWHERE[0])).unwrap();
+    let machine = format!("connect={}", here.local_addr().unwrap());
+    let from = |name: &str, network: &str, other: &str| {
+        let mut client = lab.spec(name, &image, &["connect=friend:8080", &away, other, &machine]);
+        client.networks = vec![Attachment::to(network)];
+        let results = lab.run(&client).1;
+        println!("{network}\n{results}");
+        results.lines().map(|line| line.split(' ').nth(2) == Some("ok")).collect::<Vec<_>>()
+    };
+    assert_eq!(from("inner-client", &inner, &other(&open)), [true, false, false, true]);
+    assert_eq!(from("open-client", &open, &other(&inner)), [true, true, false, true]);
 }

@@ -80,7 +80,7 @@ impl Lab {
     /// The layer with the program.
     pub(crate) fn program(&self, compression: Compression) -> Layer {
         let mut tree = Tree::new();
-        tree.file("probe", 0o555, Source::Bytes(std::fs::read(probe()).unwrap())).unwrap();
+        tree.file("probe", 0o555, Source::Bytes(std::fs::read(program()).unwrap())).unwrap();
         tree.dir("tmp", 0o1777, 0).unwrap();
         Layer::pack(&tree, compression, "", &self.layout).unwrap()
     }
@@ -92,6 +92,7 @@ impl Lab {
             created: "1970-01-01T00:00:00Z".into(),
             layers,
             entrypoint: vec!["/probe".into()],
+            cmd: vec![],
             env: [("OF_IMAGE".to_owned(), "yes".to_owned())].into(),
             user: user.into(),
             working_dir: "/".into(),
@@ -177,7 +178,7 @@ pub(crate) fn until(what: &str, mut is_so: impl FnMut() -> bool) {
 }
 
 /// The program that runs in the containers, compiled once for all tests.
-fn probe() -> PathBuf {
+pub(crate) fn program() -> PathBuf {
     let source = include_str!("probe.rs");
     let target = format!("{}-unknown-linux-musl", std::env::consts::ARCH);
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR"));

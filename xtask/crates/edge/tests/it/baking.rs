@@ -6,10 +6,11 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use edge::client::Error;
+use edge::client::{Error, Pause};
 use edge::control::{Bake, BakeReport, BakeState, Cause, Refusal, Route, Rules, Slot, Table};
 use load::{ConnectionUse, Plan, Profile, Report};
 
+use crate::handover::upgrade;
 use crate::service::{Ledger, Service};
 use crate::support::{Edge, PATIENCE, eventually, place, route, table};
 
@@ -326,5 +327,32 @@ fn an_edge_that_dies_goes_on_with_its_bake_and_with_a_way_back_that_it_had_begun
     drop(edge);
     let edge = Edge::start_in(folder.path());
     assert_eq!(edge.client.observe().unwrap().bake, Some(report), "how it ended is remembered");
+    assert_eq!(edge.connect().get("/").body, "blue");
+}
+
+#[test]
+fn an_edge_that_takes_over_goes_on_with_bake_and_pause_and_leads_the_retired_one() {
+    let edge = Edge::start_with(|options| options.instance = 1);
+    let (blue, green) = (Service::start("blue"), Service::start("green"));
+    edge.route_to("blue", &[blue.address]);
+    let mut kept = edge.connect();
+    assert_eq!(kept.get("/").body, "blue");
+    switch(&edge, green.address, &bake(60));
+    let _next = upgrade(&edge, 2);
+    let report = edge.client.observe().unwrap().bake.unwrap();
+    assert!(matches!(report.state, BakeState::Baking { .. }) && report.generation == 2, "{report:#?}");
+
+    let pause =
+        Pause { hold: PATIENCE, max_held: 5, drain_timeout: PATIENCE, end_after: Duration::from_secs(60) };
+    edge.client.pause(&["demo".to_owned()], &pause).unwrap();
+    kept.send("GET / HTTP/1.1\r\nHost: test\r\n\r\n");
+    std::thread::sleep(Duration::from_millis(200));
+    assert_eq!(green.seen.requests.load(Ordering::Acquire), 0, "the retired edge holds its last request");
+    assert_eq!(edge.client.resume(&["demo".to_owned()]).unwrap(), 1);
+    assert_eq!(kept.answer().body, "green");
+
+    green.kill();
+    let report = ended(&edge).0;
+    assert!(matches!(report.state, BakeState::Reverted { generation: 3, .. }), "{report:#?}");
     assert_eq!(edge.connect().get("/").body, "blue");
 }

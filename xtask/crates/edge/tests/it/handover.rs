@@ -21,7 +21,7 @@ fn start() -> (Edge, Service) {
 }
 
 /// The next instance, as soon as it serves.
-fn upgrade(edge: &Edge, instance: u64) -> Process {
+pub(crate) fn upgrade(edge: &Edge, instance: u64) -> Process {
     let listen = edge.address.to_string();
     let process = Process::start_instance(edge.folder.path(), &listen, instance);
     await_instance(&edge.client, instance);

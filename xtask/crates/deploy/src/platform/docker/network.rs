@@ -8,6 +8,9 @@ use docker::{Egress, NetworkSpec};
 use super::address::Subnet;
 use super::{Docker, container};
 
+/// The end of the name of a network that is there for a moment.
+pub(super) const PROBE: &str = "-probe";
+
 impl Docker {
     /// Networks with and without egress have names of their own, so that slots can move from one to the other.
     pub(super) fn network_name(&self) -> String {
@@ -29,7 +32,7 @@ impl Docker {
         let network = match self.engine.network(&name)? {
             Some(_) => self.engine.ensure_network(&self.network_spec(name, None))?,
             None => {
-                let probe = format!("{name}-probe");
+                let probe = format!("{name}{PROBE}");
                 self.engine.remove_network(&probe)?;
                 let probed = self.engine.ensure_network(&self.network_spec(probe.clone(), None))?;
                 self.engine.remove_network(&probe)?;
@@ -38,6 +41,12 @@ impl Docker {
         };
         let subnet = network.subnets.first().context("the engine gave the network no addresses")?;
         Subnet::parse(subnet)
+    }
+
+    /// The addresses of the environment's network, where there is one.
+    pub(super) fn find_network(&self) -> Result<Option<Subnet>> {
+        let Some(network) = self.engine.network(&self.network_name())? else { return Ok(None) };
+        network.subnets.first().map(|subnet| Subnet::parse(subnet)).transpose()
     }
 
     /// Whether containers of the engine can be dialled from here: the engine's machine has the first address of its
