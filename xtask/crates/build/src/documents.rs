@@ -2,7 +2,7 @@
 //! they never change it. Everything in them is a function of source, settings and toolchain: no path of this machine, no clock.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use oci::Layout;
@@ -122,14 +122,12 @@ impl Documents {
         paths: &Paths,
         platform: Option<&str>,
     ) -> Described {
-        let document = |path, bytes: &[u8]| Document { path, digest: Digest::of(bytes) };
-        Described {
-            name: name.to_owned(),
-            image,
-            cyclonedx: document(paths.sbom(name, platform), &self.cyclonedx),
-            spdx: document(paths.spdx(name, platform), &self.spdx),
-            provenance: document(paths.provenance(name, platform), &self.provenance),
-        }
+        let documents = [
+            (&*paths.sbom(name, platform), Digest::of(&self.cyclonedx)),
+            (&*paths.spdx(name, platform), Digest::of(&self.spdx)),
+            (&*paths.provenance(name, platform), Digest::of(&self.provenance)),
+        ];
+        Described::at(name, image, documents)
     }
 
     /// Puts the documents beside the image, and into the layout: a release names them by digest, so there they stay, whatever
@@ -149,17 +147,24 @@ impl Documents {
     }
 }
 
+impl Described {
+    /// The image with documents that lie at these paths: CycloneDX, SPDX, provenance.
+    pub(crate) fn at(name: &str, image: Digest, documents: [(&Path, Digest); 3]) -> Described {
+        let [cyclonedx, spdx, provenance] =
+            documents.map(|(path, digest)| Document { path: path.to_owned(), digest });
+        Described { name: name.to_owned(), image, cyclonedx, spdx, provenance }
+    }
+}
+
 impl BuiltService {
     /// The image and what is said of it.
     pub fn described(&self) -> Described {
-        let document = |path: &PathBuf, digest| Document { path: path.clone(), digest };
-        Described {
-            name: self.name.clone(),
-            image: self.image,
-            cyclonedx: document(&self.sbom_path, self.sbom),
-            spdx: document(&self.spdx_path, self.spdx),
-            provenance: document(&self.provenance_path, self.provenance),
-        }
+        let documents = [
+            (&*self.sbom_path, self.sbom),
+            (&*self.spdx_path, self.spdx),
+            (&*self.provenance_path, self.provenance),
+        ];
+        Described::at(&self.name, self.image, documents)
     }
 }
 

@@ -16,7 +16,7 @@ use stdx::Digest;
 use supply::{Commit, PACKAGES_TYPE, Resource};
 use workspace::{Base, Settings, StackImage, Workspace};
 
-use crate::documents::{Described, Document, Documents, Making};
+use crate::documents::{Described, Documents, Making};
 use crate::event::{Event, Reporter};
 use crate::git::GitState;
 use crate::pack::Packer;
@@ -90,14 +90,12 @@ impl BuiltImage {
 
     /// The image and what is said of it.
     pub fn described(&self) -> Described {
-        let document = |path: &PathBuf, digest| Document { path: path.clone(), digest };
-        Described {
-            name: self.name.clone(),
-            image: self.image,
-            cyclonedx: document(&self.sbom_path, self.sbom),
-            spdx: document(&self.spdx_path, self.spdx),
-            provenance: document(&self.provenance_path, self.provenance),
-        }
+        let documents = [
+            (&*self.sbom_path, self.sbom),
+            (&*self.spdx_path, self.spdx),
+            (&*self.provenance_path, self.provenance),
+        ];
+        Described::at(&self.name, self.image, documents)
     }
 }
 
